@@ -1,3 +1,67 @@
 # SPDX-License-Identifier: EUPL-1.2
-def main() -> int:
-    return 0
+"""The one console script: parses, hands over to a command, turns errors into exit codes.
+
+Exit codes: 0 done, 1 the result differs from what was expected, 2 usage, 3 could not run.
+Each command lives in evenlane/commands and imports its rooms only when it runs, so that the probe's
+base install never needs another room's extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from evenlane.extras import MissingExtra
+
+COMMANDS = ("demo", "probe", "reflector", "collector", "analysis", "lab", "dashboards")
+
+
+class CannotRun(Exception):
+    """The command could not run; the message is one sentence that says what to do."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; every subcommand is registered, none of their rooms imported."""
+    parser = argparse.ArgumentParser(
+        prog="evenlane",
+        description="Measures whether an internet operator treats applications differently.",
+        epilog="Exit codes: 0 done, 1 the result differs from what was expected, 2 usage, 3 could not run.",
+    )
+    parser.add_argument("--version", action="version", version=f"evenlane {version()}")
+    sub = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        importlib.import_module(f"evenlane.commands.{name}").register(sub)
+    return parser
+
+
+def version() -> str:
+    """The installed version, or the one a source tree without metadata runs as."""
+    from importlib.metadata import PackageNotFoundError  # noqa: PLC0415  (costs 2 MB; only --version needs it)
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("evenlane")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = build_parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = args.func
+    try:
+        return run(args)
+    except (CannotRun, MissingExtra) as error:
+        print(f"evenlane: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("evenlane: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
