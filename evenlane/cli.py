@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def version() -> str:
     """The installed version, or the one a source tree without metadata runs as."""
-    from importlib.metadata import PackageNotFoundError  # noqa: PLC0415  (costs 2 MB; only --version needs it)
+    from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
 
     try:

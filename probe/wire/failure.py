@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""The closed vocabulary of what can go wrong on the network, and the one function that names it.
+
+A network failure is data: it travels in a record and never stops a measurement. Spec: spec/failures.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Final, Literal, get_args
+
+Failure = Literal[
+    "dns_failed",
+    "connection_refused",
+    "connection_reset",
+    "connection_aborted",
+    "connect_timeout",
+    "network_unreachable",
+    "host_unreachable",
+    "tls_failed",
+    "tls_timeout",
+    "tls_wrong_certificate",
+    "end_of_stream",
+    "stalled",
+    "http_error",
+    "refused_by_peer",
+    "out_of_time",
+    "out_of_budget",
+    "not_permitted",
+    "unknown_failure",
+]
+FAILURES: Final[frozenset[str]] = frozenset(get_args(Failure))
+
+_BY_ERRNO: Final[dict[int, Failure]] = {
+    errno.ECONNREFUSED: "connection_refused",
+    errno.ECONNRESET: "connection_reset",
+    errno.EPIPE: "connection_reset",
+    errno.ECONNABORTED: "connection_aborted",
+    errno.ETIMEDOUT: "connect_timeout",
+    errno.ENETUNREACH: "network_unreachable",
+    errno.ENETDOWN: "network_unreachable",
+    errno.EHOSTUNREACH: "host_unreachable",
+    errno.EHOSTDOWN: "host_unreachable",
+    errno.EACCES: "not_permitted",
+    errno.EPERM: "not_permitted",
+}
+
+
+def classify(error: BaseException, *, during: Literal["connect", "tls", "transfer", "control"]) -> Failure:
+    """Name a network exception. Only the kind is kept: messages may hold addresses.
+
+    `during` decides what a time-out or an end of stream means.
+    """
+    if isinstance(error, socket.gaierror):
+        return "dns_failed"
+    if isinstance(error, TimeoutError):
+        return {
+            "connect": "connect_timeout",
+            "tls": "tls_timeout",
+            "transfer": "stalled",
+            "control": "out_of_time",
+        }[during]  # type: ignore[return-value]
+    known = _BY_ERRNO.get(getattr(error, "errno", None) or 0)
+    if known is not None:
+        return known
+    # ssl is not imported here: the idle agent must not load it.
+    if any(base.__name__ == "SSLError" for base in type(error).__mro__):
+        if any(base.__name__ in {"SSLEOFError", "SSLZeroReturnError"} for base in type(error).__mro__):
+            return "connection_reset" if during == "tls" else "end_of_stream"
+        return "tls_failed"
+    if isinstance(error, EOFError):
+        return "end_of_stream"
+    return "unknown_failure"
