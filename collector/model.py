@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""What the collector shows: the read model that the API, the pages and the boards share.
+
+Built from analysis' verdicts by the judge, stored by the store, read by everyone else. Public by
+construction: nothing here leads to a probe or a person.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from probe.wire.records import Access, Direction, Effect, PairRecord
+
+State = Literal[
+    "insufficient", "no_indication", "indication", "replicated", "corroborated", "inconclusive", "not_testable"
+]
+CaseStatus = Literal["open", "ended", "withdrawn", "corrected"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """An estimate with its confidence sequence (95 %)."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellKey:
+    """Operator × app × direction × access, and the effect asked about."""
+
+    operator: str
+    asn: int | None
+    app: str
+    direction: Direction
+    access: Access
+    effect: Effect
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellView:
+    """One cell and effect as of `updated_ms` (Unix ms). Rates are medians in Mbit/s over pairs."""
+
+    key: CellKey
+    country: str | None
+    state: State
+    e_value: float
+    log10_e: float
+    slowdown: Interval | None
+    """Fraction: 0.3 is 30 % slower; negative is faster."""
+    app_mbps: Interval | None
+    """Median and quartiles over pairs, for the picture of two lanes."""
+    neutral_mbps: Interval | None
+    pairs: int
+    lost_pairs: int
+    placebo_pairs: int
+    failed_app: int
+    """Pairs in which the app arm alone failed; `failed_neutral` the reverse (blocking)."""
+    failed_neutral: int
+    probes: int
+    slowed: int
+    clear: int
+    undecided: int
+    detectable_rate_mbps: float | None
+    detectable_burst_kb: float | None
+    reasons: tuple[str, ...]
+    case: str | None
+    """Identifier of the cell's case, where there is or was one."""
+    updated_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidencePoint:
+    """The cell at the end of one hour: what the outbox sends and the evidence picture draws."""
+
+    bucket_ms: int
+    """Start of the hour, Unix ms."""
+    pairs: int
+    log10_e: float
+    state: State
+    slowdown: Interval | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairEvidence:
+    """Cumulative evidence after the pair with this sequence number, for the picture over pairs."""
+
+    sequence: int
+    log10_e: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseEvent:
+    """One line of a case's append-only history."""
+
+    at_ms: int
+    what: Literal["opened", "changed", "no_longer_supported", "supported_again", "ended", "withdrawn", "corrected"]
+    state: State
+    log10_e: float
+    rule: str
+    """Rule id and version that decided."""
+    inputs: str
+    """SHA-256 over the digests of what was judged, hex."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseView:
+    """One case with everything its page shows except the pairs."""
+
+    id: str
+    """Permanent: ten characters, a hash of the cell and effect, with a running number."""
+    cell: CellView
+    status: CaseStatus
+    opened_ms: int
+    onset_day: str
+    ended_ms: int | None
+    smallest_coalition: int
+    hypotheses: int
+    threshold_log10_e: float
+    history: tuple[CaseEvent, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseDetail:
+    """A case with its pictures' data."""
+
+    case: CaseView
+    pairs: tuple[PairRecord, ...]
+    evidence_by_pair: tuple[PairEvidence, ...]
+    evidence_by_hour: tuple[EvidencePoint, ...]
