@@ -22,16 +22,24 @@ class CannotRun(Exception):
     """The command could not run; the message is one sentence that says what to do."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line; every subcommand is registered, none of their rooms imported."""
+class _Version(argparse.Action):
+    """Prints the installed version; looked up only when asked for, because the look-up costs memory."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        print(f"evenlane {version()}")
+        parser.exit()
+
+
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The command line. `only` registers that one command, so that a probe loads nothing of the others."""
     parser = argparse.ArgumentParser(
         prog="evenlane",
         description="Measures whether an internet operator treats applications differently.",
         epilog="Exit codes: 0 done, 1 the result differs from what was expected, 2 usage, 3 could not run.",
     )
-    parser.add_argument("--version", action="version", version=f"evenlane {version()}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     sub = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in COMMANDS:
+    for name in COMMANDS if only is None else (only,):
         importlib.import_module(f"evenlane.commands.{name}").register(sub)
     return parser
 
@@ -49,7 +57,9 @@ def version() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = build_parser().parse_args(argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    only = argv[0] if argv and argv[0] in COMMANDS else None
+    args = build_parser(only).parse_args(argv)
     run: Callable[[argparse.Namespace], int] = args.func
     try:
         return run(args)
