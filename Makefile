@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: EUPL-1.2
+# Each target sets itself up: Python 3.11 or later with venv, and make, are all it needs. Nothing asks for root.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test check bench fuzz clean
+.DEFAULT_GOAL := help
+
+help:            ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | expand -t 22
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "evenlane needs Python 3.11 or later: make PYTHON=/path/to/python3.11"; exit 3; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@echo "installing evenlane and what its rooms need into $(VENV) (a minute or two)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+setup: $(STAMP)  ## make .venv with everything a developer needs
+
+demo: $(STAMP)   ## emulate three operators, measure them, show what was found
+	@$(BIN)/evenlane demo $(ARGS)
+
+test: $(STAMP)   ## all tests that this machine can run; what it lacks is skipped with the reason
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+check: $(STAMP)  ## lint, types, layers, generated files, documents
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest -q tests/docs
+	@$(BIN)/evenlane dashboards build --check
+
+bench: $(STAMP)  ## slow simulations and measured figures, as ratios against a peer
+	@$(BIN)/python -m pytest -m slow -s --timeout 1800 $(ARGS)
+
+fuzz: $(STAMP)   ## hypothesis with many more examples on every parser of network bytes
+	@EVENLANE_FUZZ=1 $(BIN)/python -m pytest -q tests/contract tests/fuzz -k "any or hostile or fuzz" --timeout 3600 $(ARGS)
+
+clean:           ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
