@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""The names of every measurement, tag, field and metric, and the pure way from a cell to a line.
+
+Whoever writes a point, draws a board or scrapes the collector takes the names from here, so that a renamed
+field cannot leave an empty panel behind. Spec: spec/series.md.
+
+One point per cell, effect and hour; its time is the start of the hour, so that judging again rewrites the
+point instead of adding one. No probe, network or pair is ever a tag, and cells with fewer than three probes
+have no points at all.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from collector.model import CellKey, CellView, EvidencePoint, Interval, State
+
+HOUR_MS: Final = 3_600_000
+LEAST_PROBES: Final = 3
+"""Fewer probes than this are never published."""
+LOG10_E_LIMIT: Final = 300.0
+"""Evidence is written within ±300 decades, as `e_value` is capped at 1e300."""
+
+CELL: Final = "evenlane_cell"
+"""The measurement. VictoriaMetrics makes of it the metrics evenlane_cell_state, evenlane_cell_log10_e, …"""
+CELL_TAGS: Final = ("access", "app", "asn", "country", "direction", "effect", "operator")
+"""In the order in which they are written: sorted, as InfluxDB wants them for speed."""
+UNKNOWN: Final = "unknown"
+"""The value of a tag that is not known. An absent tag would be another series once it becomes known."""
+
+FieldType = Literal["int", "float"]
+CELL_FIELDS: Final[Mapping[str, FieldType]] = {
+    "state": "int",
+    "log10_e": "float",
+    "slowdown": "float",
+    "slowdown_low": "float",
+    "slowdown_high": "float",
+    "app_mbps": "float",
+    "neutral_mbps": "float",
+    "pairs": "int",
+    "lost": "int",
+    "placebo": "int",
+    "failed_app": "int",
+    "failed_neutral": "int",
+    "probes": "int",
+    "slowed": "int",
+    "clear": "int",
+    "undecided": "int",
+}
+"""Types are fixed for ever: InfluxDB refuses a point whose field has another type than before."""
+
+STATE_CODES: Final[Mapping[State, int]] = {
+    "insufficient": 0,
+    "no_indication": 1,
+    "indication": 2,
+    "replicated": 3,
+    "corroborated": 4,
+    "inconclusive": 5,
+    "not_testable": 6,
+}
+"""Codes are added, never given to another state."""
+
+# Metrics of the collector itself, for Prometheus.
+METRIC_RECORDS: Final = "evenlane_collector_records_total"
+"""Counter: envelopes by `type` (measurement, receipt, started) and `result` (stored, repeated, refused)."""
+METRIC_INTAKE_SECONDS: Final = "evenlane_collector_intake_seconds"
+"""Histogram: from the request's body to the durable acknowledgement."""
+METRIC_PAIRS: Final = "evenlane_collector_pairs_total"
+"""Counter: pairs scored, by `kind` (test, placebo)."""
+METRIC_JUDGE_SECONDS: Final = "evenlane_collector_judge_seconds"
+"""Histogram: one run of the judge."""
+METRIC_CELLS: Final = "evenlane_collector_cells"
+"""Gauge: public cells by `state`."""
+METRIC_CASES: Final = "evenlane_collector_cases"
+"""Gauge: cases by `status`."""
+METRIC_OUTBOX_WAITING: Final = "evenlane_collector_outbox_waiting"
+"""Gauge: points not yet in the time-series database."""
+METRIC_OUTBOX_POINTS: Final = "evenlane_collector_outbox_points_total"
+"""Counter: points by `result` (written, refused)."""
+METRIC_OUTBOX_FAILURES: Final = "evenlane_collector_outbox_failures_total"
+"""Counter: batches that the time-series database did not take."""
+METRIC_OUTBOX_LAST_SUCCESS: Final = "evenlane_collector_outbox_last_success_timestamp_seconds"
+"""Gauge: when the last batch was written, Unix seconds."""
+
+METRICS: Final = (
+    METRIC_RECORDS,
+    METRIC_INTAKE_SECONDS,
+    METRIC_PAIRS,
+    METRIC_JUDGE_SECONDS,
+    METRIC_CELLS,
+    METRIC_CASES,
+    METRIC_OUTBOX_WAITING,
+    METRIC_OUTBOX_POINTS,
+    METRIC_OUTBOX_FAILURES,
+    METRIC_OUTBOX_LAST_SUCCESS,
+)
+
+FieldValue = int | float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One point as it will be written. `time_ms` is Unix ms and the start of an hour."""
+
+    measurement: str
+    tags: tuple[tuple[str, str], ...]
+    fields: tuple[tuple[str, FieldValue], ...]
+    time_ms: int
+
+    def line(self) -> str:
+        """The point in InfluxDB's line protocol, time in milliseconds."""
+        tags = "".join(f",{_escaped(name)}={_escaped(value)}" for name, value in self.tags)
+        fields = ",".join(f"{_escaped(name)}={_number(value)}" for name, value in self.fields)
+        return f"{_escaped(self.measurement)}{tags} {fields} {self.time_ms}"
+
+
+def bucket_of(time_ms: int) -> int:
+    """Start of the hour that holds the time, both Unix ms."""
+    return time_ms - time_ms % HOUR_MS
+
+
+def publishable(cell: CellView) -> bool:
+    """Whether the cell may have points at all (statistics.md, "Trust and privacy": three distinct probes)."""
+    return cell.probes >= LEAST_PROBES
+
+
+def cell_point(cell: CellView, *, bucket_ms: int | None = None) -> Point:
+    """The whole cell as of its last judgement, in the hour of `bucket_ms` (default: of `updated_ms`)."""
+    fields: dict[str, FieldValue | None] = {
+        "state": STATE_CODES[cell.state],
+        "log10_e": _limited(cell.log10_e),
+        **_interval(cell.slowdown),
+        "app_mbps": None if cell.app_mbps is None else float(cell.app_mbps.estimate),
+        "neutral_mbps": None if cell.neutral_mbps is None else float(cell.neutral_mbps.estimate),
+        "pairs": cell.pairs,
+        "lost": cell.lost_pairs,
+        "placebo": cell.placebo_pairs,
+        "failed_app": cell.failed_app,
+        "failed_neutral": cell.failed_neutral,
+        "probes": cell.probes,
+        "slowed": cell.slowed,
+        "clear": cell.clear,
+        "undecided": cell.undecided,
+    }
+    at = cell.updated_ms if bucket_ms is None else bucket_ms
+    return _point(cell.key, cell.country, fields, bucket_of(at))
+
+
+def evidence_point(key: CellKey, country: str | None, evidence: EvidencePoint) -> Point:
+    """An earlier hour of a cell, with the fields that are known of it; the others stay as they were written."""
+    fields: dict[str, FieldValue | None] = {
+        "state": STATE_CODES[evidence.state],
+        "log10_e": _limited(evidence.log10_e),
+        **_interval(evidence.slowdown),
+        "pairs": evidence.pairs,
+    }
+    return _point(key, country, fields, bucket_of(evidence.bucket_ms))
+
+
+def problems(point: Point) -> tuple[str, ...]:
+    """Why the point must not be written; empty where it may.
+
+    Checked here because not every database checks: VictoriaMetrics answers 204 to a malformed line and
+    turns text into 0.
+    """
+    return (*_name_problems(point), *_field_problems(point), *_time_problems(point))
+
+
+_TAG_LONGEST: Final = 128
+_TAG_REFUSED = re.compile(r"[\x00-\x1f\x7f\\]")
+"""Control characters, and the backslash, which InfluxDB keeps doubled where VictoriaMetrics halves it."""
+
+
+def _name_problems(point: Point) -> tuple[str, ...]:
+    found = []
+    if point.measurement != CELL:
+        found.append(f"measurement {point.measurement!r} is not in collector/series.py")
+    if tuple(name for name, _ in point.tags) != CELL_TAGS:
+        found.append("the tags are not exactly those of collector/series.py, in their order")
+    found += [
+        f"tag {name} is empty, too long or has a character that databases read differently"
+        for name, value in point.tags
+        if not 0 < len(value) <= _TAG_LONGEST or _TAG_REFUSED.search(value) or value != value.strip()
+    ]
+    return tuple(found)
+
+
+def _field_problems(point: Point) -> tuple[str, ...]:
+    found = [] if point.fields else ["the point has no field"]
+    names = [name for name, _ in point.fields]
+    if len(set(names)) != len(names):
+        found.append("a field stands twice")
+    for name, value in point.fields:
+        wanted = CELL_FIELDS.get(name)
+        if wanted is None:
+            found.append(f"field {name!r} is not in collector/series.py")
+        elif type(value) is not (int if wanted == "int" else float):
+            found.append(f"field {name} is {type(value).__name__} instead of {wanted}")
+        elif not math.isfinite(value) or abs(value) >= 2**63:
+            found.append(f"field {name} is not a finite number within 64 bits")
+        elif name == "state" and value not in STATE_CODES.values():
+            found.append(f"state {value} has no meaning")
+    return tuple(found)
+
+
+def _time_problems(point: Point) -> tuple[str, ...]:
+    if point.time_ms <= 0 or point.time_ms % HOUR_MS:
+        return ("the time is not the start of an hour",)
+    return ()
+
+
+def _point(key: CellKey, country: str | None, fields: Mapping[str, FieldValue | None], bucket_ms: int) -> Point:
+    tags = {
+        "access": key.access,
+        "app": key.app,
+        "asn": UNKNOWN if key.asn is None else str(key.asn),
+        "country": country or UNKNOWN,
+        "direction": key.direction,
+        "effect": key.effect,
+        "operator": key.operator or UNKNOWN,
+    }
+    return Point(
+        measurement=CELL,
+        tags=tuple((name, _tag_value(tags[name])) for name in CELL_TAGS),
+        fields=tuple((name, value) for name in CELL_FIELDS if (value := fields.get(name)) is not None),
+        time_ms=bucket_ms,
+    )
+
+
+def _tag_value(text: str) -> str:
+    """The text as every database reads it alike: names of operators come from registers written by people."""
+    return _TAG_REFUSED.sub(" ", text)[:_TAG_LONGEST].strip() or UNKNOWN
+
+
+def _interval(interval: Interval | None) -> dict[str, FieldValue | None]:
+    if interval is None:
+        return {}
+    return {
+        "slowdown": float(interval.estimate),
+        "slowdown_low": float(interval.low),
+        "slowdown_high": float(interval.high),
+    }
+
+
+def _limited(log10_e: float) -> float:
+    """Within the limits; an impossible claim (E = 0) is minus infinity in logs and still deserves a point."""
+    return max(-LOG10_E_LIMIT, min(LOG10_E_LIMIT, float(log10_e)))
+
+
+def _escaped(text: str) -> str:
+    return text.replace(",", r"\,").replace("=", r"\=").replace(" ", r"\ ")
+
+
+def _number(value: FieldValue) -> str:
+    return f"{value}i" if isinstance(value, int) else repr(value)
