@@ -131,3 +131,59 @@ class CaseDetail:
     pairs: tuple[PairRecord, ...]
     evidence_by_pair: tuple[PairEvidence, ...]
     evidence_by_hour: tuple[EvidencePoint, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellDetail:
+    """A cell and effect without (or beside) a case: what a page about it draws, and what its CSV holds.
+
+    Below three distinct probes `pairs`, `evidence_by_pair` and `evidence_by_hour` are empty.
+    """
+
+    cell: CellView
+    pairs: tuple[PairRecord, ...]
+    evidence_by_pair: tuple[PairEvidence, ...]
+    evidence_by_hour: tuple[EvidencePoint, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorView:
+    """One entry of the operators register. `place` (1, 2, …) decides its share of the error budget, for good."""
+
+    id: str
+    place: int
+    brand: str
+    asns: tuple[int, ...]
+    country: str | None
+    timezone: str
+    """IANA name; days and hours of the evidence are in it."""
+    configured: bool
+    """False: met in receipts, not (yet) in the register that people keep."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxPoint:
+    """One cell and effect at the end of one hour, for a time-series store. Only cells with three probes."""
+
+    cell: CellView
+    point: EvidencePoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxCase:
+    """One event of a case's life, for annotations."""
+
+    case: CaseView
+    event: CaseEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxRow:
+    """Something to tell another system, written in the same transaction as the judging that caused it.
+
+    Delivered at least once, in the order of `id`; a later point of the same cell and hour replaces an earlier one.
+    """
+
+    id: int
+    kind: Literal["point", "case"]
+    body: OutboxPoint | OutboxCase

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""Where the parts of the running application find each other (aiohttp's typed keys).
+
+In a module of its own so that pages, API and tests need not import the application. Spec: spec/api.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeVar
+
+from aiohttp import web
+
+from collector.config import Config
+from collector.store.base import Store
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+STORE: Final = web.AppKey("STORE", Store)
+CONFIG: Final = web.AppKey("CONFIG", Config)
+
+
+async def in_thread(call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run one reading method of the store beside the event loop: `await in_thread(store.cells)`."""
+    return await asyncio.to_thread(call, *args, **kwargs)
