@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: EUPL-1.2
 """What all tests share: hypothesis profiles, and the one way to skip for a missing part."""
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,3 +26,35 @@ def program():
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def reflector(tmp_path_factory):
+    """A real reflector on loopback for the whole run: `.url` (with pin), `.state`, `.key`."""
+    state = tmp_path_factory.mktemp("reflector")
+    with Reflector(state) as running:
+        yield running
+
+
+class Reflector:
+    """Starts `evenlane reflector` as its own process and stops it by its id."""
+
+    def __init__(self, state, *options):
+        self.state = state
+        argv = [sys.executable, "-m", "evenlane.cli", "reflector", "--host", "127.0.0.1"]
+        argv += ["--control-port", "0", "--data-port", "0", "--state", str(state), "--json", *options]
+        self.log = (state / "log").open("w")
+        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        line = self.process.stdout.readline()
+        assert line, f"the reflector did not start: {(state / 'log').read_text()}"
+        started = json.loads(line)
+        self.url, self.key = started["url"], started["key"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(20)
+        self.process.stdout.close()
+        self.log.close()
