@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+SOURCES = [name for name in TRACKED if name.endswith((".py", ".sh")) or name in {"Makefile", ".ci/run"}]
 MARKDOWN = [name for name in TRACKED if name.endswith(".md")]
 
 
