@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""What an operator's traffic classifier can learn from a flow's first bytes, without any I/O.
+
+A real DPI engine reassembles TCP, because a ClientHello may be split over segments and over TLS records,
+arrive out of order and be retransmitted. So does this one: `FlowFacts` collects what is known of one flow and
+says when nothing more can be learned. Matching names and payload classes against a rule is here too.
+spec/lab.md section 2; RFC 8446 section 4 and 5.1 (TLS), RFC 6066 section 3 (SNI), RFC 9112 (HTTP),
+RFC 1035 (DNS), RFC 3261 (SIP), RFC 3550 (RTP), BEP 3 and BEP 29 (BitTorrent).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+Direction = Literal["down", "up"]
+PAYLOADS: Final = ("bittorrent", "wireguard", "sip", "rtp", "opaque")
+TCP: Final = 6
+UDP: Final = 17
+MAX_STREAM: Final = 20_000  # bytes of a flow's start that are looked at, larger than any real ClientHello
+MAX_PENDING: Final = 32  # out-of-order segments kept for one flow
+
+_SEQ_MASK: Final = 0xFFFFFFFF
+_HTTP_METHODS: Final = (
+    b"GET ", b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS ", b"CONNECT ", b"PATCH ", b"TRACE ",
+)  # fmt: skip
+_SIP_STARTS: Final = (
+    b"INVITE ", b"REGISTER ", b"ACK ", b"BYE ", b"CANCEL ", b"SUBSCRIBE ", b"NOTIFY ", b"MESSAGE ", b"SIP/2.0 ",
+)  # fmt: skip
+
+
+class Incomplete(Exception):
+    """More bytes are needed before anything can be said."""
+
+
+class _Reader:
+    """Reads length-prefixed fields; raises Incomplete at the end of what has arrived."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.at = 0
+
+    def take(self, count: int) -> bytes:
+        end = self.at + count
+        if end > len(self.data):
+            raise Incomplete
+        piece = self.data[self.at : end]
+        self.at = end
+        return piece
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "big")
+
+    def vector(self, size: int) -> _Reader:
+        """A field whose length stands before it in `size` bytes."""
+        return _Reader(self.take(self.number(size)))
+
+    @property
+    def empty(self) -> bool:
+        return self.at >= len(self.data)
+
+
+def client_hello(stream: bytes) -> bytes:
+    """The body of the ClientHello at the start of a TLS stream, joined from however many records carry it.
+
+    Raises Incomplete while bytes are missing and ValueError where the stream is not a TLS handshake.
+    """
+    reader = _Reader(stream)
+    handshake = bytearray()
+    while True:
+        head = stream[reader.at : reader.at + 2]
+        if head[:1] not in (b"", b"\x16") or head[1:] not in (b"", b"\x03"):
+            raise ValueError("not a TLS handshake record")
+        reader.take(3)
+        handshake += reader.vector(2).data
+        if handshake and handshake[0] != 1:
+            raise ValueError("not a ClientHello")
+        if len(handshake) >= 4:
+            length = int.from_bytes(handshake[1:4], "big")
+            if len(handshake) >= 4 + length:
+                return bytes(handshake[4 : 4 + length])
+
+
+def server_name(hello: bytes) -> str | None:
+    """The host name in a ClientHello's server_name extension, in lower case; None where there is none."""
+    reader = _Reader(hello)
+    try:
+        reader.take(2 + 32)
+        reader.vector(1)  # session id
+        reader.vector(2)  # cipher suites
+        reader.vector(1)  # compression methods
+        if reader.empty:
+            return None
+        extensions = reader.vector(2)
+        while not extensions.empty:
+            kind = extensions.number(2)
+            body = extensions.vector(2)
+            if kind == 0:
+                names = body.vector(2)
+                while not names.empty:
+                    name_kind = names.number(1)
+                    name = names.vector(2).data
+                    if name_kind == 0:
+                        return _host(name)
+    except Incomplete:
+        return None
+    return None
+
+
+def http_host(stream: bytes) -> str | None:
+    """The Host of an HTTP/1 request, without port; raises Incomplete until its header is complete."""
+    head, end, _ = stream.partition(b"\r\n\r\n")
+    for line in head.split(b"\r\n")[1:] if end else head.split(b"\r\n")[1:-1]:
+        key, colon, value = line.partition(b":")
+        if colon and key.strip().lower() == b"host":
+            return _host(value.strip().rsplit(b":", 1)[0] if value.count(b":") == 1 else value.strip())
+    if not end:
+        raise Incomplete
+    return None
+
+
+def dns_question(message: bytes) -> str | None:
+    """The first question's name in a DNS query or answer, None where the message is not one."""
+    if len(message) < 17 or int.from_bytes(message[4:6], "big") < 1:
+        return None
+    labels: list[bytes] = []
+    reader = _Reader(message)
+    reader.at = 12
+    try:
+        while size := reader.number(1):
+            if size > 63 or len(labels) > 127:
+                return None
+            labels.append(reader.take(size))
+        reader.take(4)
+    except Incomplete:
+        return None
+    return _host(b".".join(labels))
+
+
+def _host(raw: bytes) -> str:
+    return raw.decode("ascii", "replace").lower().rstrip(".")
+
+
+def stream_class(stream: bytes) -> str:
+    """The class of a TCP stream by its first bytes: tls, http, bittorrent, sip or opaque.
+
+    Raises Incomplete where the bytes so far are the beginning of more than one class.
+    """
+    for starts, name in (
+        ((b"\x16\x03",), "tls"),
+        (_HTTP_METHODS, "http"),
+        ((b"\x13BitTorrent protocol",), "bittorrent"),
+        (_SIP_STARTS, "sip"),
+    ):
+        for start in starts:
+            if stream.startswith(start):
+                return name
+    beginnings = (b"\x16\x03", b"\x13BitTorrent protocol", *_HTTP_METHODS, *_SIP_STARTS)
+    if any(start.startswith(stream) for start in beginnings):
+        raise Incomplete
+    return "opaque"
+
+
+def datagram_class(payload: bytes) -> str:  # noqa: PLR0911  (one return a class)
+    """The class of a UDP flow by one datagram: bittorrent, wireguard, sip, rtp, stun, quic, dtls or opaque.
+
+    Heuristics of one datagram, as coarse as those of cheap engines: RTP is version 2 with an audio, video or
+    dynamic payload type (RFC 3551) in no packet shorter than its header.
+    """
+    size = len(payload)
+    if not size:
+        return "opaque"
+    first = payload[0]
+    if payload[1:4] == b"\0\0\0" and (first, size) in {(1, 148), (2, 92), (3, 64)}:
+        return "wireguard"
+    utp_syn = first == 0x41 and 20 <= size < 64 and payload[1] <= 2
+    if utp_syn or payload.startswith((b"d1:ad2:id20:", b"d1:rd2:id20:")):
+        return "bittorrent"
+    if payload.startswith(_SIP_STARTS):
+        return "sip"
+    if size >= 20 and first < 2 and payload[4:8] == b"\x21\x12\xa4\x42":
+        return "stun"
+    if 20 <= first <= 63 and payload[1:2] == b"\xfe":
+        return "dtls"
+    if first & 0xC0 == 0xC0 and size >= 1200:
+        return "quic"
+    kind = payload[1] & 0x7F if size >= 12 else 127
+    if first & 0xC0 == 0x80 and size >= 12 and (kind <= 34 or 96 <= kind < 127):
+        return "rtp"
+    return "opaque"
+
+
+def name_matches(pattern: str, name: str) -> bool:
+    """Whether a host name fits a pattern: exact, or with `*` for any run of characters, dots included."""
+    pattern, name = pattern.lower().rstrip("."), name.lower().rstrip(".")
+    head, *rest = pattern.split("*")
+    if not rest:
+        return pattern == name
+    *middle, tail = rest
+    if not name.startswith(head) or len(name) < sum(map(len, (head, *rest))) or not name.endswith(tail):
+        return False
+    at, end = len(head), len(name) - len(tail)
+    for piece in middle:
+        found = name.find(piece, at, end)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    # "*.example.org" needs something in the star's place; ".example.org" is no host name
+    return len(name) > len(head) + len(tail) or bool(middle)
+
+
+@dataclass
+class FlowFacts:
+    """What is known of one flow. Facts only grow; `complete` says that no packet can add to them."""
+
+    proto: int
+    server_port: int
+    sni: str | None = None
+    http_host: str | None = None
+    dns: str | None = None
+    payload: str | None = None
+    established: bool = False
+    complete: bool = False
+    _stream: bytearray = field(default_factory=bytearray)
+    _next: int | None = None
+    _pending: dict[int, bytes] = field(default_factory=dict)
+
+    def syn(self, sequence: int) -> None:
+        """The client opened the connection: its stream begins after this sequence number."""
+        self._next = (sequence + 1) & _SEQ_MASK
+
+    def client_segment(self, sequence: int, payload: bytes) -> bool:
+        """Take a TCP segment of the client's stream; True when a fact was learned."""
+        if self.complete or not payload:
+            return False
+        if self._next is None:  # the flow began before we watched: take what comes first for its beginning
+            self._next = sequence
+        ahead = (sequence - self._next) & _SEQ_MASK
+        if 0 < ahead < 0x80000000 and (len(self._pending) >= MAX_PENDING or ahead > MAX_STREAM):
+            return False  # a flood of out-of-order segments must not cost memory
+        self._pending[sequence] = max(self._pending.get(sequence, b""), payload, key=len)
+        return self._join() and self._learn()
+
+    def _join(self) -> bool:
+        """Append every pending segment that continues the stream; True when the stream grew."""
+        grew, moved = False, True
+        while moved:
+            moved = False
+            for sequence in list(self._pending):
+                assert self._next is not None  # noqa: S101  (set by the caller; narrows the type)
+                ahead = (sequence - self._next) & _SEQ_MASK
+                if ahead and ahead < 0x80000000:
+                    continue
+                piece = self._pending.pop(sequence)[(self._next - sequence) & _SEQ_MASK :]
+                if piece:
+                    self._stream += piece
+                    self._next = (self._next + len(piece)) & _SEQ_MASK
+                    grew = moved = True
+        return grew
+
+    def _learn(self) -> bool:
+        """Classify the stream so far; True when a fact was learned."""
+        stream = bytes(self._stream[:MAX_STREAM])
+        before = (self.payload, self.sni, self.http_host)
+        try:
+            if self.payload is None:
+                self.payload = stream_class(stream)
+            if self.payload == "tls":
+                self.sni = server_name(client_hello(stream))
+            elif self.payload == "http":
+                self.http_host = http_host(stream)
+            self._finish()
+        except Incomplete:
+            if len(stream) >= MAX_STREAM:
+                self._finish()
+        except ValueError:
+            self._finish()
+        return before != (self.payload, self.sni, self.http_host)
+
+    def datagram(self, payload: bytes, direction: Direction) -> bool:
+        """Take a UDP payload; True when a fact was learned. One datagram decides, a query's name apart."""
+        if self.complete:
+            return False
+        if self.server_port == 53:
+            if direction == "up":
+                name = dns_question(payload)
+                learned = name != self.dns
+                self.dns = name
+                return learned
+            return False
+        self.payload = datagram_class(payload)
+        self._finish()
+        return True
+
+    def _finish(self) -> None:
+        self.complete = True
+        self._stream.clear()
+        self._pending.clear()
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which flows a rule means; all given keys must hold, None means "any"."""
+
+    sni: tuple[str, ...] | None = None
+    http_host: tuple[str, ...] | None = None
+    dns: tuple[str, ...] | None = None
+    proto: Literal["tcp", "udp"] | None = None
+    port: tuple[tuple[int, int], ...] | None = None
+    payload: tuple[str, ...] | None = None
+    direction: Direction | None = None
+    established_only: bool = False
+
+    def fits(self, facts: FlowFacts) -> bool:
+        """Whether the facts so far satisfy every key (the direction is asked per packet, not here)."""
+        for patterns, name in ((self.sni, facts.sni), (self.http_host, facts.http_host), (self.dns, facts.dns)):
+            if patterns is not None and (name is None or not any(name_matches(p, name) for p in patterns)):
+                return False
+        if self.proto is not None and facts.proto != {"tcp": TCP, "udp": UDP}[self.proto]:
+            return False
+        if self.port is not None and not any(low <= facts.server_port <= high for low, high in self.port):
+            return False
+        if self.payload is not None and facts.payload not in self.payload:
+            return False
+        return facts.established or not self.established_only
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """Every name pattern of the match, whatever carries it."""
+        return (self.sni or ()) + (self.http_host or ()) + (self.dns or ())
