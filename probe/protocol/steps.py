@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""What the probe's session machine asks its shell to do, and the facts that the shell brings back.
+
+No step says which arm it is: a shell cannot treat arms differently without looking names up on purpose.
+Spec: spec/protocol.md, sections "One pair" and "Data connection".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from probe.protocol.session import (
+    CONNECT_TIMEOUT_S,
+    GUARD_LIMIT_MS,
+    TLS_TIMEOUT_S,
+    TRANSFER_GRACE_S,
+    encode_hello,
+)
+from probe.wire.failure import Failure
+from probe.wire.messages import DataHello, Endpoint
+from probe.wire.records import Direction, PairKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedPair:
+    """A pair to be run; everything about it is fixed before its coin."""
+
+    kind: PairKind
+    app: str
+    profile: str
+    direction: Direction
+    pace_mbps: float
+    """0 means unlimited."""
+    segment_s: float
+    app_name: str
+    """Server name of the app arm; in a placebo pair of the first neutral twin."""
+    neutral_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Send:
+    """Send this request on the control channel, then call `answered` or `control_failed`."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    body: bytes
+    token: str | None
+    """For `Authorization: Bearer`; None for the first request."""
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Let so many milliseconds pass, then ask for the next step."""
+
+    ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitPlan:
+    """The session is granted and has no pairs yet: calibrate if wanted, then call `plan`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSegment:
+    """Open a data connection and run one timed transfer, then call `segment_ended`."""
+
+    pair: int
+    slot: Literal[0, 1]
+    """First or second segment of the pair."""
+    endpoint: Endpoint
+    name: str
+    """Server name of this segment's TLS handshake."""
+    ticket: str
+    certificate: str
+    """SHA-256 that the data certificate must have (hex)."""
+    app: str
+    profile: str
+    """For the ALPN list, which both segments of a pair share."""
+    direction: Direction
+    pace_mbps: float
+    segment_s: float
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    tls_timeout_s: float = TLS_TIMEOUT_S
+
+    @property
+    def transfer_timeout_s(self) -> float:
+        """Counted from the hello."""
+        return self.segment_s + TRANSFER_GRACE_S
+
+    def hello(self, address: str | None) -> bytes:
+        """The 512 bytes to send first; `address` is the socket's own local address, without its port."""
+        return encode_hello(
+            DataHello(v=1, ticket=self.ticket, purpose="segment", direction=self.direction, address=address)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrate:
+    """A short neutral transfer that finds out what the line carries; then call `calibrated`."""
+
+    endpoint: Endpoint
+    name: str
+    certificate: str
+    session: str
+    token: str
+    direction: Direction
+    duration_s: float
+    most_mbps: float
+    """Pace of the sender; 0 means unlimited."""
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    tls_timeout_s: float = TLS_TIMEOUT_S
+
+    @property
+    def transfer_timeout_s(self) -> float:
+        """Counted from the hello."""
+        return self.duration_s + TRANSFER_GRACE_S
+
+    def hello(self, address: str | None) -> bytes:
+        """The 512 bytes to send first."""
+        return encode_hello(
+            DataHello(
+                v=1,
+                ticket=self.session,
+                purpose="calibration",
+                direction=self.direction,
+                address=address,
+                token=self.token,
+                duration_s=self.duration_s,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """Wait until the line is quiet (`session.is_line_quiet`), at most so long, then call `guard_ended`."""
+
+    pair: int
+    slot: Literal[0, 1]
+    limit_ms: int = GUARD_LIMIT_MS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """Nothing more to do. `failure` None means that the session ran to its end."""
+
+    failure: Failure | None
+    complaint: str = ""
+    """A sentence, where the reflector broke the protocol or refused."""
+
+
+Step = Send | Wait | AwaitPlan | RunSegment | Guard | Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentFacts:
+    """What the shell saw of one segment."""
+
+    hello_sent: bool
+    failure: Failure | None = None
+    bytes: int = 0
+    """Application bytes received (down) or handed to the kernel (up), without the hello."""
+    duration_ms: int = 0
+    """From the hello to the end."""
+    connect_ms: float | None = None
+    tls_ms: float | None = None
+    congestion: str | None = None
+    paced: bool | None = None
+    retransmits: int | None = None
+    rtt_min_ms: float | None = None
+    household_kb: int | None = None
+    """Traffic of the rest of the household during this segment (kb = 1000 bytes)."""
+    cpu_limited: bool | None = None
