@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""What a cell's evidence must pass before it may become a case, and how strong it is without its strongest.
+
+All gates come before the selection of cases: a gate can only set a cell's evidence to nothing, which keeps it
+valid; taking a case away afterwards would void the rate. No gate removes a pair, and each is the same when the
+two segments of a pair swap their labels. Spec: spec/statistics.md, sections "Cell" and "Gates".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from analysis.logs import log_mean, log_mixed
+from analysis.pairs import CellKey
+from analysis.probes import ProbeState, ProbeSummary, placebo_evidence
+from analysis.rules import RULES, Rules
+from probe.wire.records import Effect
+
+Reason = Literal[
+    "fewer_than_3_probes",
+    "few_pairs",
+    "no_rates",
+    "both_segments_fail",
+    "busy_lines",
+    "leave_two_out",
+    "no_receipts",
+    "no_edge_probe",
+    "placebo_alarm",
+    "lost_pairs",
+    "hotspot",
+    "could_be_few_probes",
+    "below_case_threshold",
+    "lost_unknown",
+    "time_zone_unknown",
+    "effect_among_slowed",
+]
+"""Closed vocabulary: gates that hold a cell back, why nothing is claimed, and notes (the last three)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strength:
+    """Evidence of one effect in one cell, as natural logarithms of e-values."""
+
+    whole: float
+    without_one: float
+    """Whatever one network did, this much remains."""
+    without_two: float
+    coalition: int
+    """g: the fewest networks without which less than the threshold of an indication remains; 0 below it."""
+
+
+def strength(log_es: Sequence[float], groups: Sequence[Sequence[int]], rules: Rules = RULES) -> Strength:
+    """Mean over π of Π over probes (1 - π + π·E), and the same without the strongest one, two networks.
+
+    `log_es` are the probes', `groups` the indices of each network's probes. Which networks are strongest may
+    differ between the π. Leaving out the strongest for *each* π gives at most what leaving out any one set
+    gives, and is the same wherever networks have one probe.
+    """
+    totals = []
+    strongest: list[list[float]] = []
+    for share in rules.prevalences:
+        factors = [math.fsum(log_mixed(share, log_es[i]) for i in group) for group in groups]
+        totals.append(math.fsum(factors))
+        strongest.append(sorted((max(0.0, f) for f in factors), reverse=True))
+
+    def without(count: int) -> float:
+        return log_mean([total - math.fsum(top[:count]) for total, top in zip(totals, strongest, strict=True)])
+
+    coalition = 0
+    while coalition < len(groups) and without(coalition) >= math.log(rules.indication):
+        coalition += 1
+    return Strength(whole=without(0), without_one=without(1), without_two=without(2), coalition=coalition)
+
+
+def strength_of_placebo(states: Sequence[ProbeState], rules: Rules = RULES) -> float:
+    """log E over probes that neutral names are not treated alike; 0 without placebo pairs."""
+    evidence = placebo_evidence(states, rules)
+    if not evidence:
+        return 0.0
+    return log_mean([math.fsum(log_mixed(share, e) for e in evidence) for share in rules.prevalences])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prevalence:
+    """How many of the participating probes see the effect, see none, or cannot tell."""
+
+    slowed: int
+    clear: int
+    undecided: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What is known of a cell besides its probes."""
+
+    placebo: tuple[ProbeState, ...] = ()
+    """Placebo pairs of the same operator, direction and access, one state a probe."""
+    lost_known: bool = True
+    """False on files without a list of started pairs."""
+    zone_known: bool = True
+    localised: bool = False
+    """The difference was placed beyond the first public hop, which stands in for a probe at the edge."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One effect in one cell, as the gates see it."""
+
+    cell: CellKey
+    effect: Effect
+    probes: tuple[ProbeSummary, ...]
+    groups: tuple[tuple[int, ...], ...]
+    """Indices of the probes of each network."""
+    setting: Setting
+    strength: Strength
+
+    @property
+    def present(self) -> list[ProbeSummary]:
+        """Probes with at least one pair that is not lost."""
+        return [p for p in self.probes if p.state.tally["pairs"]]
+
+    def slowed(self, rules: Rules = RULES) -> list[ProbeSummary]:
+        """Probes whose own evidence shows the effect."""
+        return [p for p in self.present if p.slowed(self.effect, rules)]
+
+    def total(self, name: str) -> int:
+        """Sum of a tally over all probes."""
+        return sum(p.state.tally[name] for p in self.probes)
+
+    def prevalence(self, rules: Rules = RULES) -> Prevalence:
+        """Slowed, clear and undecided among the present probes."""
+        slowed = len(self.slowed(rules))
+        clear = sum(p.clear[self.effect] and not p.slowed(self.effect, rules) for p in self.present)
+        return Prevalence(slowed=slowed, clear=clear, undecided=len(self.present) - slowed - clear)
+
+
+def failed_gates(view: View, rules: Rules = RULES) -> tuple[Reason, ...]:
+    """Everything that keeps the cell from being a case, in the order in which it is best explained."""
+    pairs, lost = view.total("pairs"), view.total("lost")
+    threshold = math.log(rules.indication)
+    checks: tuple[tuple[bool, Reason], ...] = (
+        (len(view.present) < rules.least_probes, "fewer_than_3_probes"),
+        (view.strength.without_two < threshold, "leave_two_out"),
+        (view.total("unreceived") > 0, "no_receipts"),
+        (not view.setting.localised and not any(p.at_edge for p in view.slowed(rules)), "no_edge_probe"),
+        (strength_of_placebo(view.setting.placebo, rules) >= threshold, "placebo_alarm"),
+        (lost > rules.most_lost_share * (pairs + lost), "lost_pairs"),
+        (view.cell.access == "hotspot", "hotspot"),
+        (_could_be_few(view, rules), "could_be_few_probes"),
+    )
+    return tuple(reason for failed, reason in checks if failed)
+
+
+def _could_be_few(view: View, rules: Rules) -> bool:
+    """Whether less than a third of the probes, were they dishonest, could have made this evidence.
+
+    A third of the probes slowed by their own evidence suffices; so does evidence spread so evenly that less
+    than a third of the networks could not have made it. Else the slowed must all be vetted, or form one declared
+    tariff: they alone declare one and the same, and at least a third of those who declare it are slowed.
+    """
+    share, slowed = rules.few_probes_share, view.slowed(rules)
+    if len(slowed) >= share * len(view.present) or view.strength.coalition >= share * len(view.groups):
+        return False
+    if not slowed or all(p.vetted for p in slowed):
+        return not slowed
+    tariff = slowed[0].tariff
+    if tariff is None or any(p.tariff != tariff for p in slowed):
+        return True
+    return len(slowed) < share * sum(p.tariff == tariff for p in view.present)

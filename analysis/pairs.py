@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""One pair, and its score: the only place where a coin meets a rate.
+
+If the name changes nothing, then given the rates, the past and every other probe the coin is still fair; all
+evidence rests on this. So nothing here may depend on which arm was which except the sign that the coin gives.
+Spec: spec/statistics.md, section "A pair".
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, tzinfo
+from typing import Literal
+
+from analysis.rules import RULES, Rules
+from probe.wire.records import Access, Direction, PairKind, Position
+
+Stratum = Literal["peak", "rest"]
+Flag = Literal["household_traffic", "short_of_cpu", "saturated", "vpn", "filters", "sqm", "data_cap"]
+"""What makes a pair poorer, said of the pair as a whole: never of one arm."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellKey:
+    """Operator × app × direction × access. `asn` tells unknown operators apart; None means no number is known."""
+
+    operator: str
+    asn: int | None
+    app: str
+    direction: Direction
+    access: Access
+
+    @property
+    def order(self) -> tuple[str, int, str, str, str]:
+        """A sortable form, for output that does not depend on the order of input."""
+        asn = -1 if self.asn is None else self.asn
+        return (self.operator, asn, self.app, self.direction, self.access)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two adjacent segments in coin order, as receipt and measurement tell them together.
+
+    Rates are Mbit/s over the last half of the segment as the reflector counted them, None where there is none.
+    """
+
+    cell: CellKey
+    kind: PairKind
+    probe: str
+    session: str
+    number: int
+    started_ms: int
+    """The reflector's clock at its reveal: pairs are ordered by this."""
+    ended_ms: int | None = None
+    """End of the second segment on the same clock; None where it is not known."""
+    neutral_first: bool | None = None
+    """The coin; None where it was never thrown to the end."""
+    first_mbps: float | None = None
+    second_mbps: float | None = None
+    first_failed: bool = False
+    second_failed: bool = False
+    lost: bool = False
+    """Started, and either its receipt or its measurement is missing, or it was never finished."""
+    received: bool = True
+    """Its receipt is known (a lost pair may have one: its rates still serve as order history)."""
+    network: str | None = None
+    edge: bool | None = None
+    position: Position = "unknown"
+    tariff: str | None = None
+    flags: frozenset[Flag] = frozenset()
+    pace_mbps: float = 0.0
+    """The pace agreed before the coin; 0 means unlimited."""
+    segment_s: float = 0.0
+
+    @property
+    def id(self) -> tuple[str, int]:
+        """A pair is one number of one session."""
+        return (self.session, self.number)
+
+    @property
+    def order(self) -> tuple[int, str, int]:
+        """By the start as the reflector saw it; session and number settle a tie."""
+        return (self.started_ms, self.session, self.number)
+
+    @property
+    def void(self) -> bool:
+        """Both segments failed: it says nothing about either arm."""
+        return self.first_failed and self.second_failed
+
+    def log_ratio(self, rules: Rules = RULES) -> float | None:
+        """d = log(first rate / second rate), clipped; None where a segment failed or neither moved a byte."""
+        if self.first_failed or self.second_failed:
+            return None
+        first, second = self.first_mbps, self.second_mbps
+        if first is None or second is None or first == second == 0:
+            return None
+        if second <= 0:
+            return rules.clip
+        if first <= 0:
+            return -rules.clip
+        return max(-rules.clip, min(rules.clip, math.log(first / second)))
+
+    def achieved_mbps(self) -> float | None:
+        """What the pair's better segment reached, at most its pace: the same whichever arm it was."""
+        rates = [r for r in (self.first_mbps, self.second_mbps) if r is not None]
+        best = max(rates, default=self.pace_mbps)
+        if self.pace_mbps > 0:
+            best = min(best, self.pace_mbps)
+        return best if best > 0 else None
+
+    def swapped(self) -> Pair:
+        """The same two segments had the coin fallen the other way: what a label-blind gate must not notice."""
+        flipped = None if self.neutral_first is None else not self.neutral_first
+        return replace(self, neutral_first=flipped)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """What a pair says: its slot in time, its bet on rates and its bet on failure."""
+
+    day: int
+    """Proleptic ordinal of the start's date in the operator's local time."""
+    stratum: Stratum
+    ratio: float | None
+    """d, positive when the first segment was faster."""
+    midpoint: float
+    """m: how much faster first segments were before, whichever arm was first. Frozen."""
+    y: float | None
+    """o·(d - m): positive when the app was slower. None where it bets nothing on rates."""
+    failure: Literal[-1, 0, 1]
+    """+1 the app failed and the neutral arm did not, -1 the reverse."""
+    lost: bool
+    void: bool
+
+
+@dataclass(slots=True)
+class OrderHistory:
+    """Earlier log ratios of one probe and cell, by order, for the midpoint m.
+
+    Only receipts enter, so neither withholding a measurement nor the order of uploads can move m.
+    """
+
+    rules: Rules = RULES
+    _entries: list[tuple[int, str, int, bool, float]] = field(default_factory=list)
+
+    def add(self, pair: Pair) -> None:
+        """Remember a pair's d, where it has one and its end and coin are known."""
+        ratio = pair.log_ratio(self.rules)
+        if ratio is None or pair.ended_ms is None or pair.neutral_first is None or not pair.received:
+            return
+        bisect.insort(self._entries, (pair.ended_ms, pair.session, pair.number, pair.neutral_first, ratio))
+
+    def midpoint(self, pair: Pair) -> float:
+        """Midpoint of the medians of d by order, over pairs that had ended when this one started; 0 without both.
+
+        A pair that only *started* earlier does not count: whoever runs two sessions at once could shape the
+        end of the one after seeing the coin of the other.
+        """
+        # Entries are sorted by their end; those ended by the start lie left, and of the same session (which is
+        # one after the other by protocol) the lower numbers belong even where clocks are rounded.
+        until = bisect.bisect_right(self._entries, (pair.started_ms, "￿"))
+        known = self._entries[:until]
+        known += [e for e in self._entries[until:] if e[1] == pair.session and e[2] < pair.number]
+        window = known[-self.rules.order_window :]
+        neutral_first = [ratio for *_, coin, ratio in window if coin]
+        app_first = [ratio for *_, coin, ratio in window if not coin]
+        if not neutral_first or not app_first:
+            return 0.0
+        return (statistics.median(neutral_first) + statistics.median(app_first)) / 2
+
+
+def score(
+    history: OrderHistory, pair: Pair, zone: tzinfo = UTC, *, midpoint: float | None = None, rules: Rules = RULES
+) -> Scored:
+    """Score one pair against the order history that was known when its receipt came.
+
+    `midpoint` keeps an m that was frozen before (a pair first known by its receipt alone, now complete).
+    The caller adds the pair to the history afterwards, lost or not.
+    """
+    day, stratum = local_slot(pair.started_ms, zone, rules)
+    ratio = pair.log_ratio(rules)
+    m = history.midpoint(pair) if midpoint is None else midpoint
+    lost = pair.lost or pair.neutral_first is None
+    y = None
+    failure: Literal[-1, 0, 1] = 0
+    if not lost:
+        if ratio is not None:
+            y = (ratio - m) if pair.neutral_first else (m - ratio)
+        if pair.first_failed != pair.second_failed:
+            # The app ran second where the neutral arm was first.
+            failure = 1 if pair.second_failed == pair.neutral_first else -1
+    return Scored(
+        day=day,
+        stratum=stratum,
+        ratio=ratio,
+        midpoint=m,
+        y=y,
+        failure=failure,
+        lost=lost,
+        void=pair.void and not lost,
+    )
+
+
+def local_slot(started_ms: int, zone: tzinfo = UTC, rules: Rules = RULES) -> tuple[int, Stratum]:
+    """Day (proleptic ordinal) and stratum of a moment in Unix milliseconds, in the operator's local time."""
+    local = datetime.fromtimestamp(started_ms / 1000, tz=UTC).astimezone(zone)
+    first, last = rules.peak_hours
+    return local.date().toordinal(), "peak" if first <= local.hour < last else "rest"
+
+
+def in_order(pairs: Iterable[Pair]) -> list[Pair]:
+    """Pairs by the start that the reflector saw."""
+    return sorted(pairs, key=lambda pair: pair.order)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""Which hypotheses share the error budget, and how: weights settled before the data they judge.
+
+A collector's plan carries its own weights (`probe.wire.records.Weight`); files are judged with the bundled
+default plan, and the verdict says so. Spec: spec/statistics.md, section "Weights".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from analysis.pairs import CellKey
+from probe.wire.records import Access, Direction, Effect, Weight
+
+REMAINDER: Final = "*"
+"""Stands for all apps that a plan does not name; they share its weight equally."""
+
+Family = tuple[str, Direction, Access, Effect]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HypothesisPlan:
+    """Weights of app × direction × access × effect, which sum to at most 1."""
+
+    name: str
+    weights: Mapping[Family, float]
+    named: frozenset[str] = field(default_factory=frozenset)
+
+    def __post_init__(self) -> None:
+        total = math.fsum(self.weights.values())
+        if total > 1 + 1e-9 or any(w < 0 for w in self.weights.values()):
+            raise ValueError(f"the weights of plan {self.name} sum to {total:.6f}; they may sum to at most 1")
+
+    @property
+    def hypotheses(self) -> int:
+        """How many families of hypotheses have a weight (the remainder counts as one app)."""
+        return sum(1 for weight in self.weights.values() if weight > 0)
+
+    def log_weight(self, cell: CellKey, effect: Effect, place: int, unnamed: int = 1) -> float:
+        """log γ of a hypothesis: its family's weight times that of the operator's place in the register.
+
+        `unnamed`: how many apps outside the plan share the remainder. -inf for what can never be a case.
+        """
+        named = cell.app in self.named
+        app = cell.app if named else REMAINDER
+        weight = self.weights.get((app, cell.direction, cell.access, effect), 0.0)
+        if not named:
+            weight /= max(1, unnamed)
+        return -math.inf if weight <= 0 else math.log(weight) + math.log(place_weight(place))
+
+
+def place_weight(place: int) -> float:
+    """w(n) = 6/(π²n²) for the operator's place n = 1, 2, … in the register; Σ w = 1 (Basel problem)."""
+    if place < 1:
+        raise ValueError("places in the register are counted from 1")
+    return 6 / (math.pi * place) ** 2
+
+
+def from_weights(name: str, weights: Iterable[Weight]) -> HypothesisPlan:
+    """A plan from the weights that the collector signed."""
+    table: dict[Family, float] = {}
+    for w in weights:
+        family: Family = (w.app, w.direction, w.access, w.effect)
+        table[family] = table.get(family, 0.0) + w.weight
+    return HypothesisPlan(name=name, weights=table, named=frozenset(app for app, *_ in table) - {REMAINDER})
+
+
+APPS: Final = (
+    "youtube",
+    "netflix",
+    "twitch",
+    "tiktok",
+    "instagram",
+    "facebook",
+    "whatsapp",
+    "signal",
+    "telegram",
+    "zoom",
+    "spotify",
+    "steam",
+)
+_APP: Final[dict[str, float]] = {**dict.fromkeys(APPS, 0.065), REMAINDER: 0.22}
+_DIRECTION: Final[dict[Direction, float]] = {"down": 0.75, "up": 0.25}
+# Hotspot cells are never cases, so a weight there would be wasted.
+_ACCESS: Final[dict[Access, float]] = {"fixed": 0.7, "mobile": 0.3}
+_EFFECT: Final[dict[Effect, float]] = {"slowing": 0.45, "blocking": 0.35, "prioritising": 0.15, "tampering": 0.05}
+
+DEFAULT_PLAN: Final = HypothesisPlan(
+    name="default-1",
+    weights={
+        (app, direction, access, effect): a * d * c * e
+        for app, a in _APP.items()
+        for direction, d in _DIRECTION.items()
+        for access, c in _ACCESS.items()
+        for effect, e in _EFFECT.items()
+    },
+    named=frozenset(APPS),
+)
+"""Judges files and the demo. A twelfth of it each would be even; downloads on fixed lines are what most measure."""
+
+ZONES: Final[dict[str, str]] = {
+    "AT": "Europe/Vienna", "BE": "Europe/Brussels", "BG": "Europe/Sofia", "CH": "Europe/Zurich",
+    "CY": "Asia/Nicosia", "CZ": "Europe/Prague", "DE": "Europe/Berlin", "DK": "Europe/Copenhagen",
+    "EE": "Europe/Tallinn", "ES": "Europe/Madrid", "FI": "Europe/Helsinki", "FR": "Europe/Paris",
+    "GB": "Europe/London", "GR": "Europe/Athens", "HR": "Europe/Zagreb", "HU": "Europe/Budapest",
+    "IE": "Europe/Dublin", "IS": "Atlantic/Reykjavik", "IT": "Europe/Rome", "LI": "Europe/Vaduz",
+    "LT": "Europe/Vilnius", "LU": "Europe/Luxembourg", "LV": "Europe/Riga", "MT": "Europe/Malta",
+    "NL": "Europe/Amsterdam", "NO": "Europe/Oslo", "PL": "Europe/Warsaw", "PT": "Europe/Lisbon",
+    "RO": "Europe/Bucharest", "SE": "Europe/Stockholm", "SI": "Europe/Ljubljana", "SK": "Europe/Bratislava",
+}  # fmt: skip
+"""Time zone of most subscribers by country (ISO 3166), for days and peak hours. Elsewhere UTC, which is said."""

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""What is kept of one probe in one cell, and what a cell needs to know of it.
+
+`ProbeState` is integers that a pair adds to and can be taken back from; `summarise` reads it. Whoever stores
+states (the collector) and whoever replays files use the same two. Spec: spec/statistics.md, section "Cell".
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from analysis.effect import Interval, Sample, interval, is_clear, is_clear_of_blocking
+from analysis.evidence import ProbeCounts, probe_evidence
+from analysis.logs import log_mean
+from analysis.pairs import Pair, Scored
+from analysis.rules import EFFECTS, RULES, Rules
+from probe.wire.records import Effect
+
+Standing = Literal["hash", "own", "shared"]
+"""How a probe's network is told: by its hashes; or, in a CGNAT or mobile range of the operators register, as one of
+its own where it is enrolled by token, else as one shared with all others there."""
+POOR = "poor"
+"""Tally of pairs during which the household, the probe or the reflector was busy: said of both segments."""
+_NOT_AT_EDGE = frozenset({"vpn", "filters", "sqm", "data_cap"})
+_POOR = frozenset({"household_traffic", "short_of_cpu", "saturated"})
+
+
+@dataclass(slots=True)
+class ProbeState:
+    """One probe in one cell (test pairs and placebo pairs are two states). Mutable; every change is reversible."""
+
+    counts: ProbeCounts = field(default_factory=ProbeCounts)
+    sample: Sample = field(default_factory=Sample)
+    tally: Counter[str] = field(default_factory=Counter)
+    """Integers by name: pairs, lost, void, failed (of one arm), rated, edge, inside, poor, unreceived."""
+    networks: Counter[str] = field(default_factory=Counter)
+    tariffs: Counter[str] = field(default_factory=Counter)
+    paces: Counter[str] = field(default_factory=Counter)
+    """Achieved pace in hundredths of Mbit/s and segment length in ms, as `PACE:MS`."""
+
+    def add(self, pair: Pair, scored: Scored, rules: Rules = RULES) -> None:
+        """Count one scored pair. O(1)."""
+        self.counts.add(scored, rules)
+        self._change(pair, scored, 1)
+
+    def remove(self, pair: Pair, scored: Scored, rules: Rules = RULES) -> None:
+        """Take back a pair exactly as it was added."""
+        self.counts.remove(scored, rules)
+        self._change(pair, scored, -1)
+
+    def _change(self, pair: Pair, scored: Scored, by: int) -> None:
+        self.sample.add(scored.y, lost=scored.lost, times=by)
+        for name in _tallies(pair, scored):
+            _bump(self.tally, name, by)
+        if pair.network is not None:
+            _bump(self.networks, pair.network, by)
+        if pair.tariff is not None:
+            _bump(self.tariffs, pair.tariff, by)
+        achieved = pair.achieved_mbps()
+        if not scored.lost and achieved is not None:
+            _bump(self.paces, f"{round(achieved * 100)}:{round(pair.segment_s * 1000)}", by)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for storage."""
+        return {
+            "counts": self.counts.to_dict(),
+            "sample": self.sample.to_dict(),
+            "tally": dict(self.tally),
+            "networks": dict(self.networks),
+            "tariffs": dict(self.tariffs),
+            "paces": dict(self.paces),
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> ProbeState:
+        """Inverse of `to_dict`."""
+        return cls(
+            counts=ProbeCounts.from_dict(stored["counts"]),
+            sample=Sample.from_dict(stored["sample"]),
+            tally=Counter(stored["tally"]),
+            networks=Counter(stored["networks"]),
+            tariffs=Counter(stored["tariffs"]),
+            paces=Counter(stored["paces"]),
+        )
+
+
+def _bump(counter: Counter[str], name: str, by: int) -> None:
+    counter[name] += by
+    if counter[name] == 0:
+        del counter[name]
+
+
+def _tallies(pair: Pair, scored: Scored) -> list[str]:
+    """Which tallies a pair enters. All are the same for a pair and its swapped twin."""
+    if scored.lost:
+        return ["lost"]
+    names = ["pairs"]
+    if scored.void:
+        names.append("void")
+    elif scored.failure:
+        names.append("failed")
+    if scored.y is not None:
+        names.append("rated")
+    if not pair.received:
+        names.append("unreceived")
+    if pair.edge is not None:
+        # A tunnel, a filter or a shaper of the household's own is not the operator: no witness at the edge.
+        names.append("edge" if pair.edge and not pair.flags & _NOT_AT_EDGE else "inside")
+    if pair.flags & _POOR:
+        names.append(POOR)
+    return names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSummary:
+    """One probe in one cell, read: what evidence, intervals and gates are made of."""
+
+    probe: str
+    log_e: Mapping[Effect, float]
+    interval: Interval
+    clear: Mapping[Effect, bool]
+    state: ProbeState
+    networks: frozenset[str]
+    vetted: bool = False
+    """Enrolled with a token at least 30 days ago; only the collector knows."""
+    standing: Standing = "hash"
+
+    def slowed(self, effect: Effect, rules: Rules = RULES) -> bool:
+        """Whether its own evidence reaches the threshold."""
+        return self.log_e[effect] >= math.log(rules.indication)
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether most of its pairs were measured at the network's edge, outside any NAT, tunnel or filter."""
+        return self.state.tally["edge"] > self.state.tally["inside"]
+
+    @property
+    def tariff(self) -> str | None:
+        """The tariff it declared most often."""
+        return min(self.state.tariffs, key=lambda t: (-self.state.tariffs[t], t), default=None)
+
+
+def summarise(
+    probe: str, state: ProbeState, *, vetted: bool = False, standing: Standing = "hash", rules: Rules = RULES
+) -> ProbeSummary:
+    """Read a state. O(days) and O(distinct y); worth keeping until the state changes."""
+    failed_alone = state.counts.totals("blocking.end")[1]
+    failed_not = state.counts.totals("blocking.end")[0]
+    return ProbeSummary(
+        probe=probe,
+        log_e={effect: probe_evidence(state.counts, effect, rules) for effect in EFFECTS},
+        interval=interval(state.sample, rules),
+        clear={
+            "slowing": is_clear(state.sample, slower=True, rules=rules),
+            "prioritising": is_clear(state.sample, slower=False, rules=rules),
+            "blocking": is_clear_of_blocking(failed_alone, failed_not, rules),
+        },
+        state=state,
+        networks=frozenset(state.networks),
+        vetted=vetted,
+        standing=standing,
+    )
+
+
+def placebo_evidence(states: Iterable[ProbeState], rules: Rules = RULES) -> list[float]:
+    """log E of each probe that two neutral names are treated differently, either way round.
+
+    Its mean of the effects' evidence is an e-process too; an alarm says that the neutral names are not neutral.
+    """
+    return [log_mean([probe_evidence(state.counts, effect, rules) for effect in EFFECTS]) for state in states]
