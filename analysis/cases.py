@@ -34,9 +34,7 @@ def select(evidence: Sequence[tuple[float, float]], alpha: float = RULES.alpha) 
 
     Opens the largest k for which the k-th largest e·γ is at least 1/(α·k). O(n log n).
     """
-    scores = [
-        log_e + log_weight if -math.inf not in (log_e, log_weight) else -math.inf for log_e, log_weight in evidence
-    ]
+    scores = [log_e + log_weight for log_e, log_weight in evidence]
     ranked = sorted(range(len(scores)), key=lambda i: -scores[i])
     opened = 0
     for k, index in enumerate(ranked, start=1):

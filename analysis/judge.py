@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""Pairs in, verdicts out: scoring, states and assessments put together, one pair at a time.
+
+The collector feeds it as receipts and measurements arrive, file readers in the order of starts; both get what
+`spec/statistics.md` defines. Holds everything in memory and does no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, tzinfo
+
+from analysis.cells import Assessment, assess
+from analysis.gates import Setting
+from analysis.pairs import CellKey, OrderHistory, Pair, Scored, in_order, score
+from analysis.plan import DEFAULT_PLAN, HypothesisPlan
+from analysis.probes import ProbeState, Standing, summarise
+from analysis.rules import EFFECTS, RULES, Rules
+from analysis.verdict import CellVerdict, decide
+from probe.wire.records import Access, Direction, PairKind
+
+Zones = Callable[[CellKey], tzinfo | None]
+"""The operator's time zone; None where it is not known (then UTC)."""
+
+
+def no_zones(cell: CellKey) -> tzinfo | None:
+    """No zone is known: everything in UTC."""
+    del cell
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What only a collector knows of a probe."""
+
+    vetted: bool = False
+    standing: Standing = "hash"
+
+
+@dataclass(slots=True)
+class Ledger:
+    """All pairs of all cells, scored. `put` again with the same pair id replaces what was known of it."""
+
+    zones: Zones = no_zones
+    rules: Rules = RULES
+    lost_known: bool = True
+    """False where no list of started pairs is at hand."""
+    _states: dict[tuple[CellKey, PairKind], dict[str, ProbeState]] = field(default_factory=dict)
+    _histories: dict[tuple[CellKey, PairKind, str], OrderHistory] = field(default_factory=dict)
+    _known: dict[tuple[str, int], tuple[Pair, Scored]] = field(default_factory=dict)
+    _first: dict[tuple[str, int | None], int] = field(default_factory=dict)
+
+    def put(self, pair: Pair) -> Scored:
+        """Score and count a pair, or what is now known of it. O(log n).
+
+        Its midpoint m is frozen when its receipt is first put, from the receipts known then; a measurement that
+        comes later changes nothing but "lost". Returns the score.
+        """
+        before = self._known.get(pair.id)
+        frozen = None
+        if before is not None:
+            self._remove(*before)
+            # Without its receipt a pair has no place in the order history yet; with it, m stays as it was.
+            frozen = before[1].midpoint if before[0].received and before[0].cell == pair.cell else None
+        history = self._histories.setdefault((pair.cell, pair.kind, pair.probe), OrderHistory(self.rules))
+        scored = score(history, pair, self.zones(pair.cell) or UTC, midpoint=frozen, rules=self.rules)
+        if frozen is None:
+            history.add(pair)
+        states = self._states.setdefault((pair.cell, pair.kind), {})
+        states.setdefault(pair.probe, ProbeState()).add(pair, scored, self.rules)
+        self._known[pair.id] = (pair, scored)
+        name = (pair.cell.operator, pair.cell.asn)
+        self._first[name] = min(self._first.get(name, pair.started_ms), pair.started_ms)
+        return scored
+
+    def _remove(self, pair: Pair, scored: Scored) -> None:
+        states = self._states[pair.cell, pair.kind]
+        states[pair.probe].remove(pair, scored, self.rules)
+        if not states[pair.probe].counts.pairs:
+            del states[pair.probe]
+
+    def cells(self) -> list[CellKey]:
+        """Cells with test pairs, in a fixed order."""
+        return sorted((c for (c, kind), s in self._states.items() if kind == "test" and s), key=lambda c: c.order)
+
+    def states(self, cell: CellKey, kind: PairKind = "test") -> Mapping[str, ProbeState]:
+        """The probes of a cell."""
+        return self._states.get((cell, kind), {})
+
+    def scores(self, cell: CellKey, kind: PairKind = "test") -> list[tuple[Pair, Scored]]:
+        """The cell's pairs with their scores, by start: for pictures and tables."""
+        found = [(p, s) for p, s in self._known.values() if p.cell == cell and p.kind == kind]
+        return sorted(found, key=lambda entry: entry[0].order)
+
+    def place(self, cell: CellKey) -> int:
+        """The operator's place by its first started pair: a register for those who have none."""
+        ranked = sorted(self._first, key=lambda name: (self._first[name], name[0], name[1] or -1))
+        return ranked.index((cell.operator, cell.asn)) + 1
+
+    def assessments(self, enrolment: Mapping[str, Enrolment] | None = None) -> list[Assessment]:
+        """Each cell and effect, short of the selection of cases."""
+        placebo = self._placebo()
+        known = enrolment or {}
+        found = []
+        for cell in self.cells():
+            setting = Setting(
+                placebo=tuple(placebo.get((cell.operator, cell.asn, cell.direction, cell.access), ())),
+                lost_known=self.lost_known,
+                zone_known=self.zones(cell) is not None,
+            )
+            probes = []
+            for probe, state in self.states(cell).items():
+                who = known.get(probe, Enrolment())
+                probes.append(summarise(probe, state, vetted=who.vetted, standing=who.standing, rules=self.rules))
+            found += [assess(cell, effect, probes, setting, rules=self.rules) for effect in EFFECTS]
+        return found
+
+    def _placebo(self) -> dict[tuple[str, int | None, Direction, Access], list[ProbeState]]:
+        """Placebo pairs say something of the neutral names, so they count for all apps of a line."""
+        found: dict[tuple[str, int | None, Direction, Access], list[ProbeState]] = {}
+        for (cell, kind), states in self._states.items():
+            if kind == "placebo":
+                line = (cell.operator, cell.asn, cell.direction, cell.access)
+                found.setdefault(line, []).extend(states.values())
+        return found
+
+    def verdicts(
+        self,
+        plan: HypothesisPlan = DEFAULT_PLAN,
+        *,
+        place: Callable[[CellKey], int] | None = None,
+        enrolment: Mapping[str, Enrolment] | None = None,
+    ) -> list[CellVerdict]:
+        """The verdict of every cell and effect."""
+        return decide(self.assessments(enrolment), plan, place or self.place, self.rules)
+
+
+def judge(
+    pairs: Iterable[Pair],
+    plan: HypothesisPlan = DEFAULT_PLAN,
+    *,
+    zones: Zones = no_zones,
+    lost_known: bool = True,
+    rules: Rules = RULES,
+) -> list[CellVerdict]:
+    """Judge a finished set of pairs, whatever their order."""
+    ledger = Ledger(zones=zones, rules=rules, lost_known=lost_known)
+    for pair in in_order(pairs):
+        ledger.put(pair)
+    return ledger.verdicts(plan)

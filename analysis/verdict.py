@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""From assessments to verdicts: the selection of cases, one row per cell and effect, and the same in words.
+
+A verdict says what is treated differently by name or first bytes, how much and how surely. It never says who
+does it or whether it is lawful. Spec: spec/statistics.md, section "Verdict".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from analysis.cases import needed, select
+from analysis.cells import Assessment
+from analysis.gates import Reason
+from analysis.logs import e_value
+from analysis.pairs import CellKey
+from analysis.plan import HypothesisPlan
+from analysis.rules import RULES, Rules, State
+
+Place = Callable[[CellKey], int]
+"""The operator's place in the register, counted from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellVerdict:
+    """What is claimed of one effect in one cell."""
+
+    assessment: Assessment
+    state: State
+    reasons: tuple[Reason, ...]
+    log_weight: float
+    """log γ: the hypothesis' share of the error budget."""
+    log_needed: float
+    """log e at which it would have joined the open list; infinite where it has no share."""
+
+    @property
+    def is_case(self) -> bool:
+        """Whether it is on the list of open cases."""
+        return self.state == "corroborated"
+
+    def row(self) -> dict[str, Any]:
+        """Plain values, as `evenlane analysis verdict --json` prints them for each cell and effect."""
+        a = self.assessment
+        estimate, low, high = a.interval.slowdown()
+        return {
+            "operator": a.cell.operator,
+            "asn": a.cell.asn,
+            "app": a.cell.app,
+            "direction": a.cell.direction,
+            "access": a.cell.access,
+            "effect": a.effect,
+            "state": self.state,
+            "e_value": _digits(e_value(a.strength.whole)),
+            "slowdown": {"estimate": _share(estimate), "low": _share(low), "high": _share(high)},
+            "pairs": a.pairs,
+            "lost_pairs": a.lost,
+            "probes": a.probes,
+            "prevalence": {
+                "slowed": a.prevalence.slowed,
+                "clear": a.prevalence.clear,
+                "undecided": a.prevalence.undecided,
+            },
+            "detectable": {"rate_mbps": a.detectable.rate_mbps, "burst_kb": a.detectable.burst_kb},
+            "reasons": list(self.reasons),
+        }
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _share(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def decide(
+    assessments: Sequence[Assessment], plan: HypothesisPlan, place: Place, rules: Rules = RULES
+) -> list[CellVerdict]:
+    """Select the open cases among all hypotheses and give each its final state, in a fixed order."""
+    ordered = sorted(assessments, key=lambda a: (*a.cell.order, a.effect))
+    unnamed = len({a.cell.app for a in ordered} - plan.named)
+    weights = [plan.log_weight(a.cell, a.effect, place(a.cell), unnamed) for a in ordered]
+    cases = select([(a.log_case_e, w) for a, w in zip(ordered, weights, strict=True)], rules.alpha)
+    return [
+        _verdict(a, w, index in cases, len(cases), rules)
+        for index, (a, w) in enumerate(zip(ordered, weights, strict=True))
+    ]
+
+
+def _verdict(a: Assessment, log_weight: float, is_case: bool, cases: int, rules: Rules) -> CellVerdict:
+    state: State = a.base
+    held_back: tuple[Reason, ...] = ()
+    if is_case:
+        state = "corroborated"
+    elif a.base in {"indication", "replicated"}:
+        held_back = a.gates or ("below_case_threshold",)
+    return CellVerdict(
+        assessment=a,
+        state=state,
+        reasons=(*held_back, *a.reasons),
+        log_weight=log_weight,
+        log_needed=needed(log_weight, cases - is_case, rules.alpha),
+    )
+
+
+_EXPLAINED: Final[Mapping[Reason, str]] = {
+    "fewer_than_3_probes": "fewer than three probes took part",
+    "few_pairs": "too few pairs so far",
+    "no_rates": "in no pair did both segments get through, so rates cannot be compared",
+    "both_segments_fail": "both segments failed in every pair",
+    "busy_lines": "the line, the probe or the reflector was busy in most pairs",
+    "leave_two_out": "without the two strongest networks too little evidence remains",
+    "no_receipts": "receipts are missing",
+    "no_edge_probe": "no probe that sees it stands at the network's edge, so a home router could explain it",
+    "placebo_alarm": "two neutral names were not treated alike either",
+    "lost_pairs": "more than a tenth of the started pairs are lost",
+    "hotspot": "measured at public hotspots",
+    "could_be_few_probes": "less than a third of the probes show it, so a few could have made it",
+    "below_case_threshold": "the evidence is below the threshold of a case",
+    "lost_unknown": "without a list of started pairs nobody can tell whether any were withheld",
+    "time_zone_unknown": "days and peak hours are in UTC, because the country is not known",
+    "effect_among_slowed": "the size is that at the probes which see it",
+}
+_STATE_WORDS: Final[Mapping[State, str]] = {
+    "insufficient": "not enough data",
+    "no_indication": "no indication",
+    "inconclusive": "inconclusive",
+    "not_testable": "not testable",
+    "indication": "an indication",
+    "replicated": "replicated",
+    "corroborated": "corroborated",
+}
+_CLAIM: Final = {
+    "slowing": "slower than the same traffic under a neutral name",
+    "blocking": "failing where the same traffic under a neutral name gets through",
+    "prioritising": "faster than the same traffic under a neutral name",
+}
+
+
+def paragraphs(verdicts: Iterable[CellVerdict]) -> list[str]:
+    """One short paragraph per cell, in plain words."""
+    cells: dict[CellKey, list[CellVerdict]] = {}
+    for verdict in verdicts:
+        cells.setdefault(verdict.assessment.cell, []).append(verdict)
+    return [_paragraph(cell, found) for cell, found in cells.items()]
+
+
+def _paragraph(cell: CellKey, verdicts: Sequence[CellVerdict]) -> str:
+    first = verdicts[0].assessment
+    where = cell.operator if cell.asn is None else f"{cell.operator} (AS{cell.asn})"
+    lost = "lost pairs unknown" if first.lost is None else f"{first.lost} lost"
+    parts = [
+        f"{where}, {cell.app}, {cell.direction}, {cell.access}: {first.pairs} pairs at {first.probes} "
+        f"{'probe' if first.probes == 1 else 'probes'}, {lost}."
+    ]
+    strong = [v for v in verdicts if v.state in {"indication", "replicated", "corroborated"}]
+    parts += [_claim(v) for v in strong]
+    others = [f"{v.assessment.effect} {_STATE_WORDS[v.state]}" for v in verdicts if v not in strong]
+    if others:
+        parts.append(f"{'Otherwise: ' if strong else ''}{'; '.join(others)}.".capitalize())
+    d = first.detectable
+    if d.rate_mbps is not None:
+        limit = f"{d.rate_mbps:g} Mbit/s or less behind a burst of {d.burst_kb:g} kB"
+        parts.append(f"Detectable here: throttling to {limit}.")
+    why = dict.fromkeys(_EXPLAINED[r] for v in verdicts for r in v.reasons)
+    if why:
+        parts.append(f"Note: {'; '.join(why)}.")
+    return " ".join(parts)
+
+
+def _claim(verdict: CellVerdict) -> str:
+    a = verdict.assessment
+    estimate, low, high = a.interval.slowdown()
+    size = ""
+    if a.effect != "blocking" and estimate is not None:
+        sign = -1 if a.effect == "prioritising" else 1
+        ends = sorted(sign * 100 * end for end in (low, high) if end is not None)
+        span = f" (between {ends[0]:.0f} and {ends[1]:.0f} %)" if len(ends) == 2 else ""
+        size = f" by about {sign * 100 * estimate:.0f} %{span}"
+    seen = f"at {a.prevalence.slowed} of {a.probes} probes by their own evidence"
+    e = "beyond 1e300" if a.strength.whole > math.log(1e300) else f"{e_value(a.strength.whole):.3g}"
+    word = _STATE_WORDS[verdict.state].capitalize()
+    return f"{word}: {_CLAIM[a.effect]}{size}, {seen}; evidence {e} to 1."
