@@ -169,14 +169,14 @@ class Namespace:
         )
         return raw, answer["mac"], answer["far_mac"]
 
-    def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.socket:
+    def new_socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.socket:
         """A socket that lives in this namespace and belongs to this process."""
         _, (descriptor,) = self._warden.ask("socket", index=self.index, family=int(family), kind=int(kind))
         return socket.socket(fileno=descriptor)
 
     def listen(self, host: str, port: int, *, backlog: int = 128) -> socket.socket:
         """A listening TCP socket inside the namespace, for a server that runs outside it."""
-        made = self.socket()
+        made = self.new_socket()
         try:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind((host, port))

@@ -88,7 +88,7 @@ class Warden:
     def _go(self, index: int) -> None:
         libc_call("setns", self._namespaces[index], CLONE_NEWNET)
 
-    def tun(self, index: int, name: str, mtu: int, queue: int) -> Answer:
+    def tun(self, *, index: int, name: str, mtu: int, queue: int) -> Answer:
         """A TUN device in a namespace; the descriptor is the operator's end of the line."""
         self._go(index)
         device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -101,7 +101,7 @@ class Warden:
             raise
         return {}, [device]
 
-    def veth(self, index: int, name: str, far: int, far_name: str, mtu: int, queue: int) -> Answer:
+    def veth(self, *, index: int, name: str, far: int, far_name: str, mtu: int, queue: int) -> Answer:
         """A veth pair from a namespace to the operator's; the descriptor is a packet socket on his end."""
         self._go(index)
         with netlink() as link:
@@ -154,9 +154,9 @@ class Warden:
         """Kill every watched process that still runs."""
         for pid, descriptor in self._watched.items():
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                 if os.getpgid(pid) == pid:
                     os.killpg(pid, signal.SIGKILL)
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
 
 
 def _write(path: str, text: str) -> None:

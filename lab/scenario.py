@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""Scenario files: an emulated operator as TOML, read strictly into lab.model.
+
+Whatever is not understood is refused by its path, because a rule that is silently ignored would make the lab
+say that an operator was caught doing nothing. The format is in spec/lab.md section 1.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import math
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+from lab.classify import PAYLOADS, Direction, Match
+from lab.model import (
+    ACTIONS,
+    EFFECTS,
+    PATTERNS,
+    TCP_OPTIONS,
+    UNSUPPORTED_ACTIONS,
+    Action,
+    CrossTraffic,
+    Link,
+    Pattern,
+    Rule,
+    Scenario,
+)
+
+MAX_RULES: Final = 64
+MAX_MBPS: Final = 100_000.0
+_COMMON: Final = ("match", "action", "after_kb", "linger_s", "hours", "share")
+_RATES: Final = ("down_mbps", "up_mbps", "burst_kb")
+_KEYS_OF: Final[dict[str, tuple[str, ...]]] = {
+    "police": _RATES,
+    "shape": (*_RATES, "buffer_ms"),
+    "delay": ("delay_ms",),
+    "drop": ("loss",),
+    "dscp": ("dscp",),
+    "strip_option": ("option",),
+    "dns": ("answer",),
+}
+_REQUIRED: Final[dict[str, tuple[str, ...]]] = {
+    "delay": ("delay_ms",),
+    "drop": ("loss",),
+    "dscp": ("dscp",),
+    "strip_option": ("option",),
+    "dns": ("answer",),
+}
+
+
+class ScenarioError(ValueError):
+    """A scenario file cannot be used; the message names the key by its path."""
+
+
+class _Table:
+    """A TOML table that is asked for its keys and afterwards says which ones nobody asked for."""
+
+    def __init__(self, value: object, path: str) -> None:
+        if not isinstance(value, Mapping):
+            raise ScenarioError(f"{path or 'the file'}: must be a table")
+        self._values = value
+        self._path = path
+        self._asked: set[str] = set()
+
+    def path(self, key: str) -> str:
+        return f"{self._path}.{key}" if self._path else key
+
+    def refuse(self, key: str, why: str) -> ScenarioError:
+        return ScenarioError(f"{self.path(key)}: {why}")
+
+    def get(self, key: str) -> Any:
+        self._asked.add(key)
+        return self._values.get(key)
+
+    def has(self, key: str) -> bool:
+        return key in self._values
+
+    def number(self, key: str, default: float, low: float, high: float) -> float:
+        """A finite number within [low, high]."""
+        value = self.get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self.refuse(key, f"must be a number, not {value!r}")
+        if not low <= value <= high:
+            raise self.refuse(key, f"must be between {low:g} and {high:g}, not {value:g}")
+        return float(value)
+
+    def rate(self, key: str) -> float | None:
+        """A rate in Mbit/s, None where it is absent."""
+        return self.number(key, 0.0, 0.001, MAX_MBPS) if self.has(key) else self.get(key)
+
+    def text(self, key: str, choices: tuple[str, ...] = ()) -> str | None:
+        value = self.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, str) or not value:
+            raise self.refuse(key, f"must be a text, not {value!r}")
+        if choices and value not in choices:
+            raise self.refuse(key, f"must be one of {', '.join(choices)}, not {value!r}{_suggest(value, choices)}")
+        return value
+
+    def texts(self, key: str, choices: tuple[str, ...] = ()) -> tuple[str, ...] | None:
+        """A text or an array of texts."""
+        value = self.get(key)
+        if value is None:
+            return None
+        values = value if isinstance(value, list) else [value]
+        if not values or not all(isinstance(one, str) and one for one in values):
+            raise self.refuse(key, f"must be a text or an array of texts, not {value!r}")
+        for one in values:
+            if choices and one not in choices:
+                raise self.refuse(key, f"must be one of {', '.join(choices)}, not {one!r}{_suggest(one, choices)}")
+        return tuple(values)
+
+    def flag(self, key: str) -> bool:
+        value = self.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise self.refuse(key, f"must be true or false, not {value!r}")
+        return bool(value)
+
+    def finish(self) -> None:
+        """Refuse the first key that was not asked for."""
+        for key in self._values:
+            if key not in self._asked:
+                raise self.refuse(key, f"unknown key{_suggest(key, tuple(self._asked))}")
+
+
+def _suggest(word: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def load(path: str | Path) -> Scenario:
+    """Read a scenario file; raises ScenarioError with one sentence that names file and key."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        return from_table(tomllib.loads(text))
+    except OSError as error:
+        raise ScenarioError(f"{path}: cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ScenarioError(f"{path}: is not valid TOML ({error})") from error
+    except ScenarioError as error:
+        raise ScenarioError(f"{path}: {error}") from error
+
+
+def from_table(table: Mapping[str, Any]) -> Scenario:
+    """A scenario from a parsed TOML document."""
+    top = _Table(table, "")
+    name = top.text("name")
+    if name is None:
+        raise top.refuse("name", "is missing; give the operator a name")
+    rules = top.get("rule")
+    if rules is not None and not isinstance(rules, list):
+        raise top.refuse("rule", "must be an array of tables; write [[rule]]")
+    if rules and len(rules) > MAX_RULES:
+        raise top.refuse("rule", f"has {len(rules)} rules; at most {MAX_RULES} are supported")
+    cross = top.get("cross_traffic")
+    scenario = Scenario(
+        name=name,
+        link=_link(_Table(top.get("link") or {}, "link")),
+        cross_traffic=None if cross is None else _cross_traffic(_Table(cross, "cross_traffic")),
+        rules=tuple(_rule(_Table(rule, f"rule[{i}]")) for i, rule in enumerate(rules or ())),
+        expect=_expect(_Table(top.get("expect") or {}, "expect")),
+    )
+    top.finish()
+    return scenario
+
+
+def _link(table: _Table) -> Link:
+    default = Link()
+    link = Link(
+        down_mbps=table.number("down_mbps", default.down_mbps, 0.01, MAX_MBPS),
+        up_mbps=table.number("up_mbps", default.up_mbps, 0.01, MAX_MBPS),
+        rtt_ms=table.number("rtt_ms", default.rtt_ms, 0, 10_000),
+        buffer_ms=table.number("buffer_ms", default.buffer_ms, 1, 10_000),
+        loss=table.number("loss", default.loss, 0, 1),
+        jitter_ms=table.number("jitter_ms", default.jitter_ms, 0, 10_000),
+    )
+    table.finish()
+    return link
+
+
+def _cross_traffic(table: _Table) -> CrossTraffic:
+    pattern = table.text("pattern", PATTERNS)
+    if pattern is None:
+        raise table.refuse("pattern", f"is missing; choose one of {', '.join(PATTERNS)}")
+    traffic = CrossTraffic(
+        pattern=cast("Pattern", pattern),
+        down_mbps=table.number("down_mbps", 0.0, 0, MAX_MBPS),
+        up_mbps=table.number("up_mbps", 0.0, 0, MAX_MBPS),
+    )
+    if not traffic.down_mbps and not traffic.up_mbps:
+        raise table.refuse("down_mbps", "is missing; give down_mbps, up_mbps or both")
+    table.finish()
+    return traffic
+
+
+def _rule(table: _Table) -> Rule:
+    action = table.text("action")
+    if action is None:
+        raise table.refuse("action", f"is missing; choose one of {', '.join(ACTIONS)}")
+    if action in UNSUPPORTED_ACTIONS:
+        raise table.refuse("action", f"{action} is not yet supported by the lab's middlebox")
+    table.text("action", ACTIONS)
+    allowed = (*_COMMON, *_KEYS_OF.get(action, ()))
+    for key in _ALL_KEYS:
+        if table.has(key) and key not in allowed:
+            raise table.refuse(key, f"has no meaning for the action {action}")
+    for key in _REQUIRED.get(action, ()):
+        if not table.has(key):
+            raise table.refuse(key, f"is missing; the action {action} needs it")
+    rule = Rule(
+        match=_match(_Table(table.get("match") if table.has("match") else {}, table.path("match"))),
+        action=cast("Action", action),
+        down_mbps=table.rate("down_mbps"),
+        up_mbps=table.rate("up_mbps"),
+        burst_kb=table.number("burst_kb", Rule.burst_kb, 0, 1e6),
+        buffer_ms=table.number("buffer_ms", Rule.buffer_ms, 1, 60_000),
+        delay_ms=table.number("delay_ms", 0.0, 0, 60_000),
+        loss=table.number("loss", 0.0, 0, 1),
+        dscp=int(table.number("dscp", 0, 0, 63)),
+        option=table.text("option", tuple(TCP_OPTIONS)) or "",
+        answer=_answer(table),
+        after_kb=table.number("after_kb", 0.0, 0, 1e9),
+        linger_s=table.number("linger_s", 0.0, 0, 86_400),
+        hours=_hours(table),
+        share=table.number("share", 1.0, 0, 1),
+    )
+    table.finish()
+    _check_rule(rule, table)
+    return rule
+
+
+_ALL_KEYS: Final = tuple(sorted({key for keys in _KEYS_OF.values() for key in keys}))
+
+
+def _check_rule(rule: Rule, table: _Table) -> None:
+    """What no single key shows."""
+    if rule.action in {"police", "shape"} and rule.down_mbps is None and rule.up_mbps is None:
+        raise table.refuse("down_mbps", f"is missing; the action {rule.action} needs down_mbps, up_mbps or both")
+    if rule.action == "dns" and rule.match.proto == "tcp":
+        raise table.refuse("match.proto", "the action dns answers queries over UDP only")
+    if rule.action in {"reset", "strip_option"} and rule.match.proto == "udp":
+        raise table.refuse("match.proto", f"the action {rule.action} exists for TCP only")
+
+
+def _answer(table: _Table) -> str:
+    value = table.text("answer")
+    if value is None or value in {"nxdomain", "refused"}:
+        return value or ""
+    try:
+        return str(ipaddress.IPv4Address(value))
+    except ValueError as error:
+        raise table.refuse("answer", f"must be nxdomain, refused or an IPv4 address, not {value!r}") from error
+
+
+def _hours(table: _Table) -> tuple[float, float] | None:
+    value = table.get("hours")
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2:
+        raise table.refuse("hours", f"must be two hours of the day, such as [18, 23], not {value!r}")
+    pair = _Table({"from": value[0], "to": value[1]}, table.path("hours"))
+    start, end = pair.number("from", 0, 0, 24), pair.number("to", 0, 0, 24)
+    if start == end:
+        raise table.refuse("hours", "begin and end at the same time; leave the key out for the whole day")
+    return start, end
+
+
+def _match(table: _Table) -> Match:
+    if table.has("quic_sni"):
+        raise table.refuse("quic_sni", "not yet supported by any driver; match sni, or port 443 with proto udp")
+    proto, direction = table.text("proto", ("tcp", "udp")), table.text("direction", ("down", "up"))
+    match = Match(
+        sni=table.texts("sni"),
+        http_host=table.texts("http_host"),
+        dns=table.texts("dns"),
+        proto=cast("Any", proto),
+        port=_ports(table),
+        payload=table.texts("payload", PAYLOADS),
+        direction=cast("Direction | None", direction),
+        established_only=table.flag("established_only"),
+    )
+    table.get("quic_sni")
+    table.finish()
+    return match
+
+
+def _ports(table: _Table) -> tuple[tuple[int, int], ...] | None:
+    """A port, a range "6881-6889", or an array of both."""
+    value = table.get("port")
+    if value is None:
+        return None
+    ranges = []
+    for one in value if isinstance(value, list) else [value]:
+        low, dash, high = str(one).partition("-")
+        valid = not isinstance(one, bool) and isinstance(one, int | str) and low.isdigit()
+        if not valid or (dash and not high.isdigit()):
+            raise table.refuse("port", f'must be a port or a range such as "6881-6889", not {one!r}')
+        first, last = int(low), int(high or low)
+        if not 0 < first <= last <= 65535:
+            raise table.refuse("port", f"must lie between 1 and 65535, not {one!r}")
+        ranges.append((first, last))
+    return tuple(ranges)
+
+
+def _expect(table: _Table) -> frozenset[tuple[str, str]]:
+    effects = table.get("effects")
+    if effects is not None and not isinstance(effects, list):
+        raise table.refuse("effects", 'must be an array such as ["youtube:slowing"]')
+    found = set()
+    for index, text in enumerate(effects or ()):
+        app, colon, effect = text.partition(":") if isinstance(text, str) else ("", "", "")
+        if not app or not colon:
+            raise table.refuse(f"effects[{index}]", f'must read "app:effect", not {text!r}')
+        if effect not in EFFECTS:
+            why = f"the effect must be one of {', '.join(EFFECTS)}, not {effect!r}{_suggest(effect, EFFECTS)}"
+            raise table.refuse(f"effects[{index}]", why)
+        found.add((app, effect))
+    table.finish()
+    return frozenset(found)
+
+
+def to_table(scenario: Scenario) -> dict[str, Any]:
+    """The scenario as a document that `from_table` reads back unchanged, to be handed to another process."""
+    table: dict[str, Any] = {"name": scenario.name, "link": vars(scenario.link)}
+    if scenario.cross_traffic is not None:
+        table["cross_traffic"] = vars(scenario.cross_traffic)
+    table["rule"] = [_rule_table(rule) for rule in scenario.rules]
+    table["expect"] = {"effects": scenario.expected}
+    return table
+
+
+def _rule_table(rule: Rule) -> dict[str, Any]:
+    keys = (*_KEYS_OF.get(rule.action, ()), "after_kb", "linger_s", "share")
+    table = {key: getattr(rule, key) for key in keys if getattr(rule, key) is not None}
+    match = {key: value for key, value in vars(rule.match).items() if value is not None}
+    listed: Callable[[Any], Any] = lambda value: list(value) if isinstance(value, tuple) else value  # noqa: E731
+    table["match"] = {key: listed(value) for key, value in match.items()}
+    if rule.match.port is not None:
+        table["match"]["port"] = [f"{low}-{high}" for low, high in rule.match.port]
+    if rule.hours is not None:
+        table["hours"] = list(rule.hours)
+    return {**table, "action": rule.action}
