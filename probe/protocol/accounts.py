@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""What the reflector's session machine and its data plane tell each other, and how it refuses.
+
+Spec: spec/protocol.md, sections "Control channel" and "Data connection".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from probe.wire.messages import Problem
+from probe.wire.records import Direction, SegmentEnd
+
+RETRY_AFTER_S: Final = 30
+"""How long a probe is asked to stay away when there is no room: as long as a silent session takes to end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A request that is not granted: the HTTP status and its body."""
+
+    status: int
+    problem: Problem
+    retry_after_s: int | None = None
+
+
+def refuse(status: int, error: str, detail: str, retry_after_s: int | None = None) -> Refusal:
+    """A refusal with a stable code and a sentence."""
+    return Refusal(status=status, problem=Problem(error=error, detail=detail), retry_after_s=retry_after_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a data connection with a valid hello is allowed to do."""
+
+    session: str
+    ticket: str
+    """Empty for a calibration, which has no account."""
+    direction: Direction
+    pace_mbps: float
+    """Of the reflector as sender; 0 means unlimited."""
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoJob:
+    """A data connection that gets a reset and no byte; `reason` is for the metrics."""
+
+    reason: Literal["unknown_ticket", "used_ticket", "late_ticket", "wrong_direction", "mismatch", "no_calibration"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """The account of one segment that the data plane ran."""
+
+    end: SegmentEnd
+    started_ms: int | None = None
+    duration_ms: int = 0
+    bytes: int = 0
+    bins_ms: tuple[int, ...] = ()
+    bins_bytes: tuple[int, ...] = ()
+    rtt_min_ms: float | None = None
+    rtt_ms: float | None = None
+    retransmits: int | None = None
+    rwnd_limited_ms: int | None = None
+    congestion: str | None = None
+    paced: bool | None = None
+    saturated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StillRunning:
+    """The pair cannot be finished before these segments' data connections have ended."""
+
+    tickets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one reflector allows."""
+
+    sessions: int = 500
+    """Open at once."""
+    sessions_per_prefix: int = 64
+    """Open at once from one /32 (IPv4) or /48 (IPv6): enough for the neighbours behind a carrier's NAT."""
+    pairs: int = 512
+    segment_s: float = 60.0
+    session_bytes: int = 20_000_000_000
+    most_pace_mbps: float = 0.0
+    """0 means unlimited."""
+    idle_timeout_s: float = 30.0

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""All sessions of one reflector: who may open one, which session a token or a ticket belongs to, what has ended.
+
+Refusals cost a dictionary look-up. Prefixes are opaque strings that live only as long as their sessions.
+Not thread-safe: the shell takes a lock. Spec: spec/protocol.md, sections "Control channel" and "Not a weapon".
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from probe.protocol.accounts import RETRY_AFTER_S, Counted, Job, Limits, NoJob, Refusal, refuse
+from probe.protocol.pacing import allowed_pace_mbps
+from probe.protocol.reflector_role import ReceiptEnd, ReflectorSession
+from probe.protocol.session import BIN_MS
+from probe.wire.limits import MAX_PAYLOAD_BYTES
+from probe.wire.messages import DataHello, Endpoint, PairOrder, PairReveal, SessionGrant, SessionRequest
+from probe.wire.records import Origin, Receipt, Software
+from probe.wire.scrub import address_path
+
+RECEIPT_KEPT_MS: Final = 600_000
+"""So long a closed session's receipt can be asked for again."""
+_MOST_KEPT: Final = 500
+
+
+def pairs_that_fit(segment_s: float) -> int:
+    """How many pairs of this segment length fit into one receipt's largest payload, however long their numbers."""
+    bins = segment_s * 1000 / BIN_MS + 1
+    return max(1, int((MAX_PAYLOAD_BYTES - 2000) // (1200 + 2 * (800 + 20 * bins))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What a reflector says of itself in every grant."""
+
+    key_id: str
+    data_certificate: str
+    software: Software | None = None
+
+
+class Booking:
+    """The sessions of one reflector."""
+
+    def __init__(self, *, identity: Identity, limits: Limits, random_bytes: Callable[[int], bytes]) -> None:
+        self._identity = identity
+        self._limits = limits
+        self._random = random_bytes
+        self._open: dict[str, ReflectorSession] = {}
+        self._ended: dict[str, ReflectorSession] = {}
+        self._prefixes: dict[str, str] = {}
+        self._tickets: dict[str, str] = {}  # ticket -> session, for the open pair of each
+        self._per_prefix: Counter[str] = Counter()
+        self._stopping = False
+        self.sessions_started = 0
+
+    @property
+    def sessions_open(self) -> int:
+        """How many sessions are open."""
+        return len(self._open)
+
+    @property
+    def pairs_open(self) -> int:
+        """How many pairs are begun and not finished."""
+        return sum("unfinished" in session.outcomes for session in self._open.values())
+
+    def open(
+        self,
+        request: SessionRequest,
+        *,
+        prefix: str,
+        origin: Origin,
+        endpoints: tuple[Endpoint, ...],
+        now_ms: int,
+    ) -> SessionGrant | Refusal:
+        """Open a session for somebody from `prefix`, whose control connection's origin is `origin`."""
+        refusal = self._check_room(prefix) or self._check_request(request)
+        if refusal is not None:
+            return refusal
+        grant = SessionGrant(
+            v=1,
+            session=self._random(16).hex(),
+            token=self._random(32).hex(),
+            reflector=self._identity.key_id,
+            endpoints=endpoints,
+            data_certificate=self._identity.data_certificate,
+            pairs=min(request.pairs, self._limits.pairs, pairs_that_fit(request.segment_s)),
+            most_pace_mbps=allowed_pace_mbps(request.pace_mbps, self._limits.most_pace_mbps),
+            idle_timeout_s=self._limits.idle_timeout_s,
+            clock_ms=now_ms,
+        )
+        self._open[grant.session] = ReflectorSession(
+            request=request,
+            grant=grant,
+            limits=self._limits,
+            random_bytes=self._random,
+            origin=origin,
+            now_ms=now_ms,
+            software=self._identity.software,
+        )
+        self._prefixes[grant.session] = prefix
+        self._per_prefix[prefix] += 1
+        self.sessions_started += 1
+        return grant
+
+    def find(self, session: str, token: str, now_ms: int) -> ReflectorSession | Refusal:
+        """The session, open or ended not long ago, of a request that carries its token."""
+        found = self._open.get(session) or self._ended.get(session)
+        if found is None:
+            return refuse(404, "unknown_session", "there is no such session; it may have timed out")
+        if not found.is_token(token):
+            return refuse(401, "bad_token", "the request does not carry this session's token")
+        found.heard(now_ms)
+        return found
+
+    def reveal(self, session: ReflectorSession, number: int, message: PairReveal, now_ms: int) -> PairOrder | Refusal:
+        """Toss a pair's coin; its tickets are good from here. A wrong nonce ends the session."""
+        answer = session.reveal(number, message, now_ms)
+        if isinstance(answer, PairOrder):
+            self._tickets.update((ticket, session.grant.session) for ticket in answer.tickets)
+        else:
+            self._settle(session)
+        return answer
+
+    def opened(self, hello: DataHello, name: str | None, origin: Origin, now_ms: int) -> Job | NoJob:
+        """A data connection said hello."""
+        if hello.purpose == "calibration":
+            session = self._open.get(hello.ticket)
+            return session.opened(hello, name, origin, now_ms) if session else NoJob(reason="unknown_ticket")
+        session = self._open.get(self._tickets.get(hello.ticket, ""))
+        return session.opened(hello, name, origin, now_ms) if session else NoJob(reason="unknown_ticket")
+
+    def ended(self, job: Job, counted: Counted, now_ms: int) -> None:
+        """A data connection that had a job is over."""
+        session = self._open.get(job.session)
+        if session is not None and job.ticket:
+            session.ended(job.ticket, counted, now_ms)
+
+    def end(self, session: ReflectorSession, how: ReceiptEnd, now_ms: int) -> Receipt:
+        """End a session and give its place free. Ending again gives the same receipt."""
+        receipt = session.end(how, now_ms)
+        self._settle(session)
+        return receipt
+
+    def _settle(self, session: ReflectorSession) -> None:
+        key = session.grant.session
+        if session.receipt is None or self._open.pop(key, None) is None:
+            return
+        self._ended[key] = session
+        for ticket in session.tickets:
+            self._tickets.pop(ticket, None)
+        prefix = self._prefixes.pop(key)
+        self._per_prefix[prefix] -= 1
+        if not self._per_prefix[prefix]:
+            del self._per_prefix[prefix]
+
+    def tick(self, now_ms: int) -> list[ReflectorSession]:
+        """End the sessions that fell silent and forget receipts nobody will ask for; call about once a second."""
+        silent = [session for session in self._open.values() if session.is_silent(now_ms)]
+        for session in silent:
+            self.end(session, "timed_out", now_ms)
+        for key, session in list(self._ended.items()):
+            is_old = session.receipt is not None and now_ms - session.receipt.ended_ms > RECEIPT_KEPT_MS
+            if is_old or len(self._ended) > _MOST_KEPT:
+                del self._ended[key]
+        return silent
+
+    def stop(self, now_ms: int) -> list[ReflectorSession]:
+        """Open no more sessions and end those that are open."""
+        self._stopping = True
+        sessions = list(self._open.values())
+        for session in sessions:
+            self.end(session, "stopped", now_ms)
+        return sessions
+
+    def _check_room(self, prefix: str) -> Refusal | None:
+        if self._stopping:
+            return refuse(503, "stopping", "this reflector is shutting down", RETRY_AFTER_S)
+        if len(self._open) >= self._limits.sessions:
+            return refuse(503, "busy", "all sessions of this reflector are taken", RETRY_AFTER_S)
+        if self._per_prefix[prefix] >= self._limits.sessions_per_prefix:
+            return refuse(429, "quota", "too many sessions are open from this network", RETRY_AFTER_S)
+        return None
+
+    def _check_request(self, request: SessionRequest) -> Refusal | None:
+        if request.segment_s > self._limits.segment_s:
+            return refuse(400, "not_granted", f"segments here last at most {self._limits.segment_s:g} s")
+        if address_path(request.nettest):
+            return refuse(400, "address", "the nettest looks like a network address")
+        return None

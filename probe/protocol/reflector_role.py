@@ -1,0 +1,418 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""The reflector's side of one session, without sockets and without a clock.
+
+It takes control messages and what the data plane counted, and says what to answer and what to write down first.
+A pair counts from the nonce on: nothing a probe does afterwards can take it back. Spec: spec/protocol.md.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+from probe.protocol import coin, pacing
+from probe.protocol.accounts import Counted, Job, Limits, NoJob, Refusal, StillRunning, refuse
+from probe.protocol.session import MOST_CALIBRATION_S, MOST_CALIBRATIONS, TICKET_WINDOW_S, outcome_of
+from probe.wire.messages import (
+    DataHello,
+    PairCommit,
+    PairFinish,
+    PairNonce,
+    PairOrder,
+    PairResult,
+    PairReveal,
+    SessionGrant,
+    SessionRequest,
+)
+from probe.wire.records import (
+    Arm,
+    Direction,
+    Origin,
+    PairOutcome,
+    Receipt,
+    ReceiptPair,
+    Segment,
+    SegmentEnd,
+    Software,
+    Started,
+)
+from probe.wire.scrub import address_path, scrub
+
+ReceiptEnd = Literal["closed", "timed_out", "stopped"]
+_NAME: Final = re.compile(r"[\x21-\x7e]{1,253}")
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One of a pair's two segments."""
+
+    ticket: str
+    arm: Arm
+    name: str
+    state: Literal["waiting", "running", "over"] = "waiting"
+    name_seen: str | None = None
+    counted: Counted | None = None
+    ended_ms: int | None = None
+
+    def segment(self, missing: SegmentEnd) -> Segment:
+        """The segment as the receipt tells it; `missing` is its end where nothing was counted."""
+        counted = self.counted or Counted(end=missing)
+        return Segment(
+            arm=self.arm,
+            end=counted.end,
+            name_seen=self.name_seen,
+            started_ms=counted.started_ms,
+            duration_ms=counted.duration_ms,
+            bytes=counted.bytes,
+            bins_ms=counted.bins_ms,
+            bins_bytes=counted.bins_bytes,
+            rtt_min_ms=counted.rtt_min_ms,
+            rtt_ms=counted.rtt_ms,
+            retransmits=counted.retransmits,
+            rwnd_limited_ms=counted.rwnd_limited_ms,
+            congestion=counted.congestion,
+            paced=counted.paced,
+        )
+
+
+@dataclass(slots=True)
+class _Pair:
+    commit: PairCommit
+    started_ms: int
+    nonce: bytes
+    endpoint: int
+    is_written: bool = False
+    probe_nonce: str | None = None
+    order: PairOrder | None = None
+    revealed_ms: int = 0
+    slots: list[_Slot] = field(default_factory=list)
+    finish: PairFinish | None = None
+    result: PairResult | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.result is not None
+
+
+class ReflectorSession:
+    """One session as the reflector sees it; made by `booking.Booking`, which routes to it."""
+
+    def __init__(
+        self,
+        *,
+        request: SessionRequest,
+        grant: SessionGrant,
+        limits: Limits,
+        random_bytes: Callable[[int], bytes],
+        origin: Origin,
+        now_ms: int,
+        software: Software | None = None,
+    ) -> None:
+        self.request = request
+        self.grant = grant
+        self.receipt: Receipt | None = None
+        """Set once the session has ended, however it did."""
+        self._limits = limits
+        self._random = random_bytes
+        self._software = software
+        self._origin = origin
+        self._has_data_origin = False
+        self._started_ms = now_ms
+        self._heard_ms = now_ms
+        self._pairs: list[_Pair] = []
+        self._booked_bytes = 0
+        self._calibrations: dict[Direction, int] = {"down": 0, "up": 0}
+
+    # -- control channel ----------------------------------------------------------------------------------------
+
+    def is_token(self, token: str) -> bool:
+        """Whether `token` is this session's; takes the same time for every wrong one."""
+        return hmac.compare_digest(token.encode(), self.grant.token.encode())
+
+    def heard(self, now_ms: int) -> None:
+        """A request with the session's token came."""
+        self._heard_ms = max(self._heard_ms, now_ms)
+
+    def commit(self, message: PairCommit, now_ms: int) -> tuple[PairNonce, Started | None] | Refusal:
+        """Begin a pair. A `Started` that comes back MUST be on disk before the answer is sent; then call `written`."""
+        if self.receipt is not None:
+            return _closed()
+        if self._pairs and not self._pairs[-1].is_over:
+            if message != self._pairs[-1].commit:
+                return refuse(409, "pair_open", "finish the open pair first")
+        else:
+            refusal = self._check_commit(message)
+            if refusal is not None:
+                return refusal
+            self._begin(message, now_ms)
+        pair = self._pairs[-1]
+        answer = PairNonce(pair=message.pair, nonce=pair.nonce.hex(), endpoint=pair.endpoint)
+        return answer, None if pair.is_written else self._started(pair)
+
+    def written(self) -> None:
+        """The open pair's `Started` is on disk."""
+        self._pairs[-1].is_written = True
+
+    def reveal(self, number: int, message: PairReveal, now_ms: int) -> PairOrder | Refusal:
+        """Toss the coin. A nonce that is not the committed one ends the session."""
+        pair = self._open_pair(number)
+        if isinstance(pair, Refusal):
+            return pair
+        if pair.order is not None:
+            if message.nonce != pair.probe_nonce:
+                return refuse(409, "already_revealed", "another nonce was revealed before")
+            return pair.order
+        nonce = bytes.fromhex(message.nonce)
+        if not hmac.compare_digest(coin.commitment(nonce), pair.commit.commit):
+            self.end("closed", now_ms)
+            return refuse(409, "commitment_mismatch", "this nonce is not the committed one; the session is over")
+        first = coin.neutral_first(nonce, pair.nonce, self.grant.session, number)
+        arms = coin.arms_in_order(first)
+        tickets = (self._random(16).hex(), self._random(16).hex())
+        pair.probe_nonce, pair.revealed_ms = message.nonce, now_ms
+        pair.order = PairOrder(pair=number, neutral_first=first, arms=arms, tickets=tickets)
+        names = {"app": pair.commit.app_name, "neutral": pair.commit.neutral_name}
+        pair.slots = [_Slot(ticket, arm, names[arm]) for ticket, arm in zip(tickets, arms, strict=True)]
+        return pair.order
+
+    def finish(
+        self, number: int, message: PairFinish, now_ms: int, *, force: bool = False
+    ) -> PairResult | Refusal | StillRunning:
+        """End both segments' accounts. With `force`, what still runs is taken as aborted.
+
+        What the probe reports is not used: the receipt says what the reflector counted.
+        """
+        last = self._pairs[-1] if self._pairs else None
+        if last is not None and last.is_over and last.commit.pair == number and self.receipt is None:
+            if message != last.finish or last.result is None:
+                return refuse(409, "already_finished", "this pair was finished with another report")
+            return last.result
+        pair = self._open_pair(number)
+        if isinstance(pair, Refusal):
+            return pair
+        if pair.order is None:
+            return refuse(409, "pair_out_of_order", "reveal the nonce before finishing the pair")
+        running = tuple(slot.ticket for slot in pair.slots if slot.state == "running")
+        if running and not force:
+            return StillRunning(tickets=running)
+        segments = tuple(slot.segment("aborted" if slot.state == "running" else "absent") for slot in pair.slots)
+        for slot in pair.slots:
+            slot.state = "over"
+        pair.finish = message
+        pair.result = PairResult(
+            pair=number, outcome=outcome_of([segment.end for segment in segments]), segments=segments
+        )
+        return pair.result
+
+    def end(self, how: ReceiptEnd, now_ms: int) -> Receipt:
+        """End the session, whatever its state, and say what it was. Ending again gives the same receipt."""
+        if self.receipt is None:
+            self.receipt = Receipt(
+                type="receipt",
+                v=1,
+                session=self.grant.session,
+                probe=self.request.probe,
+                nettest=self.request.nettest,
+                started_ms=self._started_ms,
+                ended_ms=max(now_ms, self._started_ms),
+                end=how,
+                origin=self._origin,
+                pairs=tuple(_receipt_pair(pair) for pair in self._pairs),
+                software=self._software,
+            )
+        return self.receipt
+
+    # -- time and accounts --------------------------------------------------------------------------------------
+
+    def is_silent(self, now_ms: int) -> bool:
+        """Whether the control channel has been silent for too long."""
+        allowed_s = self._limits.idle_timeout_s
+        if self._pairs and any(slot.state == "running" for slot in self._pairs[-1].slots):
+            allowed_s += self._pairs[-1].commit.segment_s
+        return now_ms - self._heard_ms > allowed_s * 1000
+
+    @property
+    def tickets(self) -> tuple[str, ...]:
+        """Every ticket that this session gave out."""
+        return tuple(slot.ticket for pair in self._pairs for slot in pair.slots)
+
+    @property
+    def pairs_started(self) -> int:
+        """How many pairs began."""
+        return len(self._pairs)
+
+    @property
+    def outcomes(self) -> tuple[PairOutcome, ...]:
+        """Outcome of each pair as of now."""
+        return tuple(pair.result.outcome if pair.result else "unfinished" for pair in self._pairs)
+
+    # -- data connections ---------------------------------------------------------------------------------------
+
+    def opened(self, hello: DataHello, name: str | None, origin: Origin, now_ms: int) -> Job | NoJob:
+        """A data connection said hello. A ticket opens one connection, in its turn and in its time."""
+        if self.receipt is not None:
+            return NoJob(reason="unknown_ticket")
+        if hello.purpose == "calibration":
+            return self._open_calibration(hello, origin)
+        pair = self._pairs[-1] if self._pairs else None
+        slot = next((slot for slot in pair.slots if slot.ticket == hello.ticket), None) if pair else None
+        if pair is None or slot is None:
+            return NoJob(reason="unknown_ticket")
+        if slot.state != "waiting" or pair.is_over:
+            return NoJob(reason="used_ticket")
+        if hello.direction != pair.commit.direction:
+            return NoJob(reason="wrong_direction")
+        if now_ms > self._good_until_ms(pair, slot):
+            return NoJob(reason="late_ticket")
+        self._take_origin(origin)
+        slot.name_seen = _seen(name)
+        if slot is pair.slots[1] and pair.slots[0].state == "waiting":
+            pair.slots[0].state = "over"  # its turn has passed: absent, for good
+        if name is None or name.lower() != slot.name.lower():
+            slot.state, slot.ended_ms, slot.counted = "over", now_ms, Counted(end="mismatch")
+            return NoJob(reason="mismatch")
+        slot.state = "running"
+        self.heard(now_ms)  # the segment's length is allowed for from here
+        return Job(
+            session=self.grant.session,
+            ticket=slot.ticket,
+            direction=pair.commit.direction,
+            pace_mbps=pair.commit.pace_mbps,
+            duration_s=pair.commit.segment_s,
+        )
+
+    def ended(self, ticket: str, counted: Counted, now_ms: int) -> None:
+        """The data plane closed a segment's account. One that nobody waits for any more is dropped."""
+        for slot in self._pairs[-1].slots if self._pairs and self.receipt is None else ():
+            if slot.ticket == ticket and slot.state == "running":
+                slot.state, slot.counted, slot.ended_ms = "over", counted, now_ms
+                self._booked_bytes += counted.bytes if self._pairs[-1].commit.pace_mbps == 0 else 0
+                self.heard(now_ms)
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _check_commit(self, message: PairCommit) -> Refusal | None:
+        if message.pair != len(self._pairs) + 1:
+            return refuse(409, "pair_out_of_order", f"the next pair is number {len(self._pairs) + 1}")
+        if message.pair > self.grant.pairs:
+            return refuse(429, "quota", f"this session was granted {self.grant.pairs} pairs")
+        most = self.grant.most_pace_mbps
+        if most and not 0 < message.pace_mbps <= most:
+            return refuse(400, "not_granted", f"the pace must be above 0 and at most {most:g} Mbit/s")
+        if message.segment_s > self.request.segment_s:
+            return refuse(400, "not_granted", "the segment is longer than the session asked for")
+        if address_path([message.app, message.profile, message.app_name, message.neutral_name]):
+            return refuse(400, "address", "a name looks like a network address")
+        if message.app_name.lower() == message.neutral_name.lower():
+            return refuse(400, "not_granted", "the two arms need two names")
+        wanted = pacing.pair_bytes(message.pace_mbps, message.segment_s)
+        if self._booked_bytes + wanted > self._limits.session_bytes:
+            return refuse(429, "quota", "this session has used up its bytes")
+        self._booked_bytes += wanted
+        return None
+
+    def _begin(self, message: PairCommit, now_ms: int) -> None:
+        draw = int.from_bytes(self._random(8), "big")
+        self._pairs.append(
+            _Pair(
+                commit=message,
+                started_ms=now_ms,
+                nonce=self._random(coin.NONCE_BYTES),
+                endpoint=draw % len(self.grant.endpoints),
+            )
+        )
+
+    def _started(self, pair: _Pair) -> Started:
+        return Started(
+            type="started",
+            v=1,
+            session=self.grant.session,
+            probe=self.request.probe,
+            nettest=self.request.nettest,
+            pair=pair.commit.pair,
+            kind=pair.commit.kind,
+            app=pair.commit.app,
+            direction=pair.commit.direction,
+            started_ms=pair.started_ms,
+            commit=pair.commit.commit,
+            reflector_nonce=pair.nonce.hex(),
+            origin=self._origin,
+        )
+
+    def _open_pair(self, number: int) -> _Pair | Refusal:
+        if self.receipt is not None:
+            return _closed()
+        if not self._pairs or self._pairs[-1].is_over or self._pairs[-1].commit.pair != number:
+            return refuse(409, "pair_out_of_order", "this is not the open pair")
+        return self._pairs[-1]
+
+    @staticmethod
+    def _good_until_ms(pair: _Pair, slot: _Slot) -> float:
+        first = pair.slots[0]
+        if slot is first:
+            return pair.revealed_ms + TICKET_WINDOW_S * 1000
+        if first.state == "running":
+            return -1  # one at a time, in the coin's order
+        if first.ended_ms is None:
+            return pair.revealed_ms + 2 * TICKET_WINDOW_S * 1000
+        return first.ended_ms + TICKET_WINDOW_S * 1000
+
+    def _open_calibration(self, hello: DataHello, origin: Origin) -> Job | NoJob:
+        seconds = hello.duration_s or MOST_CALIBRATION_S
+        allowed = (
+            hello.token is not None
+            and self.is_token(hello.token)
+            and not self._pairs
+            and seconds <= MOST_CALIBRATION_S
+            and self._calibrations[hello.direction] < MOST_CALIBRATIONS
+        )
+        if not allowed:
+            return NoJob(reason="no_calibration")
+        self._calibrations[hello.direction] += 1
+        self._take_origin(origin)
+        pace = self.grant.most_pace_mbps / pacing.SHARE_OF_LINE
+        self._booked_bytes += pacing.segment_bytes(pace, seconds)
+        return Job(session=self.grant.session, ticket="", direction=hello.direction, pace_mbps=pace, duration_s=seconds)
+
+    def _take_origin(self, origin: Origin) -> None:
+        if not self._has_data_origin:
+            self._origin, self._has_data_origin = origin, True
+        elif origin.network != self._origin.network or origin.edge is False:
+            self._origin = replace(self._origin, edge=False)
+
+
+def _closed() -> Refusal:
+    return refuse(409, "session_closed", "this session is over; ask for its receipt with close")
+
+
+def _seen(name: str | None) -> str | None:
+    """A server name as a receipt may carry it: no address, nothing that a reader would refuse."""
+    if name is None:
+        return None
+    return scrub(name) if _NAME.fullmatch(name) else "(unprintable)"
+
+
+def _receipt_pair(pair: _Pair) -> ReceiptPair:
+    result = pair.result
+    commit = pair.commit
+    return ReceiptPair(
+        pair=commit.pair,
+        kind=commit.kind,
+        app=commit.app,
+        profile=commit.profile,
+        direction=commit.direction,
+        pace_mbps=commit.pace_mbps,
+        segment_s=commit.segment_s,
+        started_ms=pair.started_ms,
+        commit=commit.commit,
+        reflector_nonce=pair.nonce.hex(),
+        endpoint=pair.endpoint,
+        outcome=result.outcome if result else "unfinished",
+        probe_nonce=pair.probe_nonce,
+        neutral_first=pair.order.neutral_first if pair.order else None,
+        segments=result.segments if result else tuple(slot.segment("control_lost") for slot in pair.slots),
+        saturated=any(slot.counted is not None and slot.counted.saturated for slot in pair.slots),
+    )
