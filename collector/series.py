@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from collector.model import CellKey, CellView, EvidencePoint, Interval, State
+from analysis import rules
+from collector.model import CellView, EvidencePoint, Interval, State
 
 HOUR_MS: Final = 3_600_000
 LEAST_PROBES: Final = 3
@@ -53,16 +54,30 @@ CELL_FIELDS: Final[Mapping[str, FieldType]] = {
 }
 """Types are fixed for ever: InfluxDB refuses a point whose field has another type than before."""
 
-STATE_CODES: Final[Mapping[State, int]] = {
-    "insufficient": 0,
-    "no_indication": 1,
-    "indication": 2,
-    "replicated": 3,
-    "corroborated": 4,
-    "inconclusive": 5,
-    "not_testable": 6,
+STATE_CODES: Final[Mapping[State, int]] = rules.STATE_CODES
+"""The field `state`: a higher code is a stronger claim. Codes are added, never given to another state."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """How a state looks wherever it is shown; the colours are Okabe and Ito's, told apart by every eye."""
+
+    word: str
+    """In English; the pages have it in four languages."""
+    colour: str
+    sign: str
+    """Never colour alone."""
+
+
+STATE_LOOKS: Final[Mapping[State, Look]] = {
+    "insufficient": Look(word="not enough data", colour="#999999", sign="·"),
+    "no_indication": Look(word="no indication", colour="#009E73", sign="="),
+    "indication": Look(word="indication", colour="#F0E442", sign="?"),
+    "replicated": Look(word="replicated", colour="#E69F00", sign="≠"),
+    "corroborated": Look(word="corroborated", colour="#D55E00", sign="≠"),
+    "not_testable": Look(word="not testable", colour="#FFFFFF", sign="–"),
+    "inconclusive": Look(word="inconclusive", colour="#DDDDDD", sign="~"),
 }
-"""Codes are added, never given to another state."""
 
 # Metrics of the collector itself, for Prometheus.
 METRIC_RECORDS: Final = "evenlane_collector_records_total"
@@ -128,15 +143,15 @@ def publishable(cell: CellView) -> bool:
     return cell.probes >= LEAST_PROBES
 
 
-def cell_point(cell: CellView, *, bucket_ms: int | None = None) -> Point:
-    """The whole cell as of its last judgement, in the hour of `bucket_ms` (default: of `updated_ms`)."""
+def cell_point(cell: CellView, evidence: EvidencePoint) -> Point:
+    """The cell at the end of one hour: what `evidence` says of the hour, the rest from the cell as it was then."""
     fields: dict[str, FieldValue | None] = {
-        "state": STATE_CODES[cell.state],
-        "log10_e": _limited(cell.log10_e),
-        **_interval(cell.slowdown),
+        "state": STATE_CODES[evidence.state],
+        "log10_e": _limited(evidence.log10_e),
+        **_interval(evidence.slowdown),
         "app_mbps": None if cell.app_mbps is None else float(cell.app_mbps.estimate),
         "neutral_mbps": None if cell.neutral_mbps is None else float(cell.neutral_mbps.estimate),
-        "pairs": cell.pairs,
+        "pairs": evidence.pairs,
         "lost": cell.lost_pairs,
         "placebo": cell.placebo_pairs,
         "failed_app": cell.failed_app,
@@ -146,19 +161,21 @@ def cell_point(cell: CellView, *, bucket_ms: int | None = None) -> Point:
         "clear": cell.clear,
         "undecided": cell.undecided,
     }
-    at = cell.updated_ms if bucket_ms is None else bucket_ms
-    return _point(cell.key, cell.country, fields, bucket_of(at))
-
-
-def evidence_point(key: CellKey, country: str | None, evidence: EvidencePoint) -> Point:
-    """An earlier hour of a cell, with the fields that are known of it; the others stay as they were written."""
-    fields: dict[str, FieldValue | None] = {
-        "state": STATE_CODES[evidence.state],
-        "log10_e": _limited(evidence.log10_e),
-        **_interval(evidence.slowdown),
-        "pairs": evidence.pairs,
+    tags = {
+        "access": cell.key.access,
+        "app": cell.key.app,
+        "asn": UNKNOWN if cell.key.asn is None else str(cell.key.asn),
+        "country": cell.country or UNKNOWN,
+        "direction": cell.key.direction,
+        "effect": cell.key.effect,
+        "operator": cell.key.operator,
     }
-    return _point(key, country, fields, bucket_of(evidence.bucket_ms))
+    return Point(
+        measurement=CELL,
+        tags=tuple((name, _tag_value(tags[name])) for name in CELL_TAGS),
+        fields=tuple((name, value) for name in CELL_FIELDS if (value := fields[name]) is not None),
+        time_ms=bucket_of(evidence.bucket_ms),
+    )
 
 
 def problems(point: Point) -> tuple[str, ...]:
@@ -213,32 +230,14 @@ def _time_problems(point: Point) -> tuple[str, ...]:
     return ()
 
 
-def _point(key: CellKey, country: str | None, fields: Mapping[str, FieldValue | None], bucket_ms: int) -> Point:
-    tags = {
-        "access": key.access,
-        "app": key.app,
-        "asn": UNKNOWN if key.asn is None else str(key.asn),
-        "country": country or UNKNOWN,
-        "direction": key.direction,
-        "effect": key.effect,
-        "operator": key.operator or UNKNOWN,
-    }
-    return Point(
-        measurement=CELL,
-        tags=tuple((name, _tag_value(tags[name])) for name in CELL_TAGS),
-        fields=tuple((name, value) for name in CELL_FIELDS if (value := fields.get(name)) is not None),
-        time_ms=bucket_ms,
-    )
-
-
 def _tag_value(text: str) -> str:
     """The text as every database reads it alike: names of operators come from registers written by people."""
     return _TAG_REFUSED.sub(" ", text)[:_TAG_LONGEST].strip() or UNKNOWN
 
 
 def _interval(interval: Interval | None) -> dict[str, FieldValue | None]:
-    if interval is None:
-        return {}
+    if interval is None or not all(map(math.isfinite, (interval.estimate, interval.low, interval.high))):
+        return dict.fromkeys(("slowdown", "slowdown_low", "slowdown_high"))
     return {
         "slowdown": float(interval.estimate),
         "slowdown_low": float(interval.low),
