@@ -8,11 +8,12 @@ coin itself, and treats both arms alike: nothing it decides looks at an arm's la
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final, Literal, TypeVar
 
 from probe.protocol import coin
 from probe.protocol.pacing import allowed_pace_mbps
+from probe.protocol.probe_pair import ProbePair, commit_message, finish_message, measured
 from probe.protocol.session import MOST_CALIBRATION_S, decode_message, encode_message
 from probe.protocol.steps import (
     AwaitPlan,
@@ -30,24 +31,19 @@ from probe.wire.codec import WireError
 from probe.wire.envelope import Envelope, from_line, open_record
 from probe.wire.failure import Failure
 from probe.wire.messages import (
-    PairCommit,
-    PairFinish,
     PairNonce,
     PairOrder,
     PairResult,
     PairReveal,
     Problem,
-    SegmentReport,
     SessionEnd,
     SessionGrant,
     SessionRequest,
 )
 from probe.wire.records import (
-    Arm,
     Direction,
     Environment,
     MeasuredPair,
-    MeasuredSegment,
     Measurement,
     Receipt,
     Software,
@@ -60,23 +56,6 @@ M = TypeVar("M")
 _Phase = Literal[
     "opening", "unplanned", "between", "committing", "revealing", "segment", "guard", "finishing", "closing", "finished"
 ]
-
-
-@dataclass(slots=True)
-class _Pair:
-    number: int
-    planned: PlannedPair
-    nonce: bytes
-    reflector_nonce: bytes = b""
-    endpoint: int = 0
-    arms: tuple[Arm, ...] = ()
-    tickets: tuple[str, ...] = ()
-    facts: list[SegmentFacts] = field(default_factory=list)
-    guards_ms: list[int] = field(default_factory=list)
-    result: PairResult | None = None
-
-    def name_of(self, arm: Arm) -> str:
-        return self.planned.neutral_name if arm == "neutral" else self.planned.app_name
 
 
 class _Misbehaved(Exception):
@@ -97,7 +76,7 @@ class ProbeSession:
         self._random = random_bytes
         self._expected = expected_reflector
         self._phase: _Phase = "opening"
-        self._pairs: list[_Pair] = []
+        self._pairs: list[ProbePair] = []
         self._planned: list[PlannedPair] = []
         self._attempts = 0
         self._retry_at_ms: int | None = None
@@ -247,7 +226,7 @@ class ProbeSession:
     @property
     def measured(self) -> tuple[MeasuredPair, ...]:
         """Every pair whose commitment was sent, the unfinished ones too: none may vanish."""
-        return tuple(_measured(pair) for pair in self._pairs)
+        return tuple(measured(pair) for pair in self._pairs)
 
     def measurement(
         self,
@@ -285,7 +264,7 @@ class ProbeSession:
         if self._ending is None and self.pairs_left:
             planned = self._planned.pop(0)
             nonce = self._random(coin.NONCE_BYTES)
-            self._pairs.append(_Pair(number=len(self._pairs) + 1, planned=planned, nonce=nonce))
+            self._pairs.append(ProbePair(number=len(self._pairs) + 1, planned=planned, nonce=nonce))
             self._phase = "committing"
             return
         self._ending = self._ending or "done"
@@ -316,10 +295,10 @@ class ProbeSession:
             return self._send(f"{base}/close", SessionEnd(reason=self._ending or "failed"))
         pair = self._pairs[-1]
         if self._phase == "committing":
-            return self._send(f"{base}/pairs", _commit(pair))
+            return self._send(f"{base}/pairs", commit_message(pair))
         if self._phase == "revealing":
             return self._send(f"{base}/pairs/{pair.number}/reveal", PairReveal(nonce=pair.nonce.hex()))
-        return self._send(f"{base}/pairs/{pair.number}/finish", _finish(pair))
+        return self._send(f"{base}/pairs/{pair.number}/finish", finish_message(pair))
 
     def _send(self, path: str, message: object) -> Send:
         token = self.grant.token if self.grant else None
@@ -420,62 +399,3 @@ class ProbeSession:
             self._phase = "finished"
         else:
             self._ending, self._phase, self._attempts = "failed", "closing", 0
-
-
-def _commit(pair: _Pair) -> PairCommit:
-    planned = pair.planned
-    return PairCommit(
-        pair=pair.number,
-        commit=coin.commitment(pair.nonce),
-        kind=planned.kind,
-        app=planned.app,
-        profile=planned.profile,
-        direction=planned.direction,
-        pace_mbps=planned.pace_mbps,
-        segment_s=planned.segment_s,
-        app_name=planned.app_name,
-        neutral_name=planned.neutral_name,
-    )
-
-
-def _finish(pair: _Pair) -> PairFinish:
-    return PairFinish(
-        segments=tuple(
-            SegmentReport(started=facts.hello_sent, bytes=facts.bytes, duration_ms=facts.duration_ms)
-            for facts in pair.facts
-        )
-    )
-
-
-def _measured(pair: _Pair) -> MeasuredPair:
-    household = [facts.household_kb for facts in pair.facts]
-    limited = [facts.cpu_limited for facts in pair.facts]
-    return MeasuredPair(
-        pair=pair.number,
-        kind=pair.planned.kind,
-        app=pair.planned.app,
-        direction=pair.planned.direction,
-        nonce=pair.nonce.hex(),
-        segments=tuple(_measured_segment(pair, slot) for slot in range(len(pair.facts))),
-        # Over both segments together, so that nothing can be conditioned on one arm.
-        household_kb=sum(kb for kb in household if kb is not None) if None not in household and household else None,
-        cpu_limited=any(limited) if limited and None not in limited else None,
-    )
-
-
-def _measured_segment(pair: _Pair, slot: int) -> MeasuredSegment:
-    facts, arm = pair.facts[slot], pair.arms[slot]
-    return MeasuredSegment(
-        arm=arm,
-        name=pair.name_of(arm),
-        failure=facts.failure,
-        bytes=facts.bytes,
-        duration_ms=facts.duration_ms,
-        connect_ms=facts.connect_ms,
-        tls_ms=facts.tls_ms,
-        guard_ms=pair.guards_ms[slot] if slot < len(pair.guards_ms) else None,
-        congestion=facts.congestion,
-        paced=facts.paced,
-        retransmits=facts.retransmits,
-        rtt_min_ms=facts.rtt_min_ms,
-    )

@@ -8,13 +8,13 @@ A pair counts from the nonce on: nothing a probe does afterwards can take it bac
 from __future__ import annotations
 
 import hmac
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from dataclasses import replace
+from typing import Literal
 
 from probe.protocol import coin, pacing
 from probe.protocol.accounts import Counted, Job, Limits, NoJob, Refusal, StillRunning, refuse
+from probe.protocol.reflector_pair import ReflectorPair, Slot, receipt_pair, seen_name
 from probe.protocol.session import MOST_CALIBRATION_S, MOST_CALIBRATIONS, TICKET_WINDOW_S, outcome_of
 from probe.wire.messages import (
     DataHello,
@@ -28,73 +28,16 @@ from probe.wire.messages import (
     SessionRequest,
 )
 from probe.wire.records import (
-    Arm,
     Direction,
     Origin,
     PairOutcome,
     Receipt,
-    ReceiptPair,
-    Segment,
-    SegmentEnd,
     Software,
     Started,
 )
-from probe.wire.scrub import address_path, scrub
+from probe.wire.scrub import address_path
 
 ReceiptEnd = Literal["closed", "timed_out", "stopped"]
-_NAME: Final = re.compile(r"[\x21-\x7e]{1,253}")
-
-
-@dataclass(slots=True)
-class _Slot:
-    """One of a pair's two segments."""
-
-    ticket: str
-    arm: Arm
-    name: str
-    state: Literal["waiting", "running", "over"] = "waiting"
-    name_seen: str | None = None
-    counted: Counted | None = None
-    ended_ms: int | None = None
-
-    def segment(self, missing: SegmentEnd) -> Segment:
-        """The segment as the receipt tells it; `missing` is its end where nothing was counted."""
-        counted = self.counted or Counted(end=missing)
-        return Segment(
-            arm=self.arm,
-            end=counted.end,
-            name_seen=self.name_seen,
-            started_ms=counted.started_ms,
-            duration_ms=counted.duration_ms,
-            bytes=counted.bytes,
-            bins_ms=counted.bins_ms,
-            bins_bytes=counted.bins_bytes,
-            rtt_min_ms=counted.rtt_min_ms,
-            rtt_ms=counted.rtt_ms,
-            retransmits=counted.retransmits,
-            rwnd_limited_ms=counted.rwnd_limited_ms,
-            congestion=counted.congestion,
-            paced=counted.paced,
-        )
-
-
-@dataclass(slots=True)
-class _Pair:
-    commit: PairCommit
-    started_ms: int
-    nonce: bytes
-    endpoint: int
-    is_written: bool = False
-    probe_nonce: str | None = None
-    order: PairOrder | None = None
-    revealed_ms: int = 0
-    slots: list[_Slot] = field(default_factory=list)
-    finish: PairFinish | None = None
-    result: PairResult | None = None
-
-    @property
-    def is_over(self) -> bool:
-        return self.result is not None
 
 
 class ReflectorSession:
@@ -122,7 +65,7 @@ class ReflectorSession:
         self._has_data_origin = False
         self._started_ms = now_ms
         self._heard_ms = now_ms
-        self._pairs: list[_Pair] = []
+        self._pairs: list[ReflectorPair] = []
         self._booked_bytes = 0
         self._calibrations: dict[Direction, int] = {"down": 0, "up": 0}
 
@@ -175,7 +118,7 @@ class ReflectorSession:
         pair.probe_nonce, pair.revealed_ms = message.nonce, now_ms
         pair.order = PairOrder(pair=number, neutral_first=first, arms=arms, tickets=tickets)
         names = {"app": pair.commit.app_name, "neutral": pair.commit.neutral_name}
-        pair.slots = [_Slot(ticket, arm, names[arm]) for ticket, arm in zip(tickets, arms, strict=True)]
+        pair.slots = [Slot(ticket, arm, names[arm]) for ticket, arm in zip(tickets, arms, strict=True)]
         return pair.order
 
     def finish(
@@ -220,7 +163,7 @@ class ReflectorSession:
                 ended_ms=max(now_ms, self._started_ms),
                 end=how,
                 origin=self._origin,
-                pairs=tuple(_receipt_pair(pair) for pair in self._pairs),
+                pairs=tuple(receipt_pair(pair) for pair in self._pairs),
                 software=self._software,
             )
         return self.receipt
@@ -268,7 +211,7 @@ class ReflectorSession:
         if now_ms > self._good_until_ms(pair, slot):
             return NoJob(reason="late_ticket")
         self._take_origin(origin)
-        slot.name_seen = _seen(name)
+        slot.name_seen = seen_name(name)
         if slot is pair.slots[1] and pair.slots[0].state == "waiting":
             pair.slots[0].state = "over"  # its turn has passed: absent, for good
         if name is None or name.lower() != slot.name.lower():
@@ -317,7 +260,7 @@ class ReflectorSession:
     def _begin(self, message: PairCommit, now_ms: int) -> None:
         draw = int.from_bytes(self._random(8), "big")
         self._pairs.append(
-            _Pair(
+            ReflectorPair(
                 commit=message,
                 started_ms=now_ms,
                 nonce=self._random(coin.NONCE_BYTES),
@@ -325,7 +268,7 @@ class ReflectorSession:
             )
         )
 
-    def _started(self, pair: _Pair) -> Started:
+    def _started(self, pair: ReflectorPair) -> Started:
         return Started(
             type="started",
             v=1,
@@ -342,7 +285,7 @@ class ReflectorSession:
             origin=self._origin,
         )
 
-    def _open_pair(self, number: int) -> _Pair | Refusal:
+    def _open_pair(self, number: int) -> ReflectorPair | Refusal:
         if self.receipt is not None:
             return _closed()
         if not self._pairs or self._pairs[-1].is_over or self._pairs[-1].commit.pair != number:
@@ -350,7 +293,7 @@ class ReflectorSession:
         return self._pairs[-1]
 
     @staticmethod
-    def _good_until_ms(pair: _Pair, slot: _Slot) -> float:
+    def _good_until_ms(pair: ReflectorPair, slot: Slot) -> float:
         first = pair.slots[0]
         if slot is first:
             return pair.revealed_ms + TICKET_WINDOW_S * 1000
@@ -386,33 +329,3 @@ class ReflectorSession:
 
 def _closed() -> Refusal:
     return refuse(409, "session_closed", "this session is over; ask for its receipt with close")
-
-
-def _seen(name: str | None) -> str | None:
-    """A server name as a receipt may carry it: no address, nothing that a reader would refuse."""
-    if name is None:
-        return None
-    return scrub(name) if _NAME.fullmatch(name) else "(unprintable)"
-
-
-def _receipt_pair(pair: _Pair) -> ReceiptPair:
-    result = pair.result
-    commit = pair.commit
-    return ReceiptPair(
-        pair=commit.pair,
-        kind=commit.kind,
-        app=commit.app,
-        profile=commit.profile,
-        direction=commit.direction,
-        pace_mbps=commit.pace_mbps,
-        segment_s=commit.segment_s,
-        started_ms=pair.started_ms,
-        commit=commit.commit,
-        reflector_nonce=pair.nonce.hex(),
-        endpoint=pair.endpoint,
-        outcome=result.outcome if result else "unfinished",
-        probe_nonce=pair.probe_nonce,
-        neutral_first=pair.order.neutral_first if pair.order else None,
-        segments=result.segments if result else tuple(slot.segment("control_lost") for slot in pair.slots),
-        saturated=any(slot.counted is not None and slot.counted.saturated for slot in pair.slots),
-    )

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""One pair as the probe's machine keeps it, and the messages and records that are made of it.
+
+Spec: spec/protocol.md, section "One pair".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from probe.protocol import coin
+from probe.protocol.steps import PlannedPair, SegmentFacts
+from probe.wire.messages import PairCommit, PairFinish, PairResult, SegmentReport
+from probe.wire.records import Arm, MeasuredPair, MeasuredSegment
+
+
+@dataclass(slots=True)
+class ProbePair:
+    """A pair from its commitment to its result."""
+
+    number: int
+    planned: PlannedPair
+    nonce: bytes
+    reflector_nonce: bytes = b""
+    endpoint: int = 0
+    arms: tuple[Arm, ...] = ()
+    tickets: tuple[str, ...] = ()
+    facts: list[SegmentFacts] = field(default_factory=list)
+    guards_ms: list[int] = field(default_factory=list)
+    result: PairResult | None = None
+
+    def name_of(self, arm: Arm) -> str:
+        """The server name of an arm."""
+        return self.planned.neutral_name if arm == "neutral" else self.planned.app_name
+
+
+def commit_message(pair: ProbePair) -> PairCommit:
+    """What fixes the pair before its coin."""
+    planned = pair.planned
+    return PairCommit(
+        pair=pair.number,
+        commit=coin.commitment(pair.nonce),
+        kind=planned.kind,
+        app=planned.app,
+        profile=planned.profile,
+        direction=planned.direction,
+        pace_mbps=planned.pace_mbps,
+        segment_s=planned.segment_s,
+        app_name=planned.app_name,
+        neutral_name=planned.neutral_name,
+    )
+
+
+def finish_message(pair: ProbePair) -> PairFinish:
+    """What the probe says of the pair at its end."""
+    return PairFinish(
+        segments=tuple(
+            SegmentReport(started=facts.hello_sent, bytes=facts.bytes, duration_ms=facts.duration_ms)
+            for facts in pair.facts
+        )
+    )
+
+
+def measured(pair: ProbePair) -> MeasuredPair:
+    """The pair as the probe's record tells it."""
+    household = [facts.household_kb for facts in pair.facts]
+    limited = [facts.cpu_limited for facts in pair.facts]
+    return MeasuredPair(
+        pair=pair.number,
+        kind=pair.planned.kind,
+        app=pair.planned.app,
+        direction=pair.planned.direction,
+        nonce=pair.nonce.hex(),
+        segments=tuple(_measured_segment(pair, slot) for slot in range(len(pair.facts))),
+        # Over both segments together, so that nothing can be conditioned on one arm.
+        household_kb=sum(kb for kb in household if kb is not None) if None not in household and household else None,
+        cpu_limited=any(limited) if limited and None not in limited else None,
+    )
+
+
+def _measured_segment(pair: ProbePair, slot: int) -> MeasuredSegment:
+    facts, arm = pair.facts[slot], pair.arms[slot]
+    return MeasuredSegment(
+        arm=arm,
+        name=pair.name_of(arm),
+        failure=facts.failure,
+        bytes=facts.bytes,
+        duration_ms=facts.duration_ms,
+        connect_ms=facts.connect_ms,
+        tls_ms=facts.tls_ms,
+        guard_ms=pair.guards_ms[slot] if slot < len(pair.guards_ms) else None,
+        congestion=facts.congestion,
+        paced=facts.paced,
+        retransmits=facts.retransmits,
+        rtt_min_ms=facts.rtt_min_ms,
+    )

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""One pair and its two segments as the reflector's machine keeps them, and what the receipt says of them.
+
+Spec: spec/protocol.md, section "One pair".
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from probe.protocol.accounts import Counted
+from probe.wire.messages import PairCommit, PairFinish, PairOrder, PairResult
+from probe.wire.records import Arm, ReceiptPair, Segment, SegmentEnd
+from probe.wire.scrub import scrub
+
+_NAME: Final = re.compile(r"[\x21-\x7e]{1,253}")
+
+
+@dataclass(slots=True)
+class Slot:
+    """One of a pair's two segments."""
+
+    ticket: str
+    arm: Arm
+    name: str
+    state: Literal["waiting", "running", "over"] = "waiting"
+    name_seen: str | None = None
+    counted: Counted | None = None
+    ended_ms: int | None = None
+
+    def segment(self, missing: SegmentEnd) -> Segment:
+        """The segment as the receipt tells it; `missing` is its end where nothing was counted."""
+        counted = self.counted or Counted(end=missing)
+        return Segment(
+            arm=self.arm,
+            end=counted.end,
+            name_seen=self.name_seen,
+            started_ms=counted.started_ms,
+            duration_ms=counted.duration_ms,
+            bytes=counted.bytes,
+            bins_ms=counted.bins_ms,
+            bins_bytes=counted.bins_bytes,
+            rtt_min_ms=counted.rtt_min_ms,
+            rtt_ms=counted.rtt_ms,
+            retransmits=counted.retransmits,
+            rwnd_limited_ms=counted.rwnd_limited_ms,
+            congestion=counted.congestion,
+            paced=counted.paced,
+        )
+
+
+@dataclass(slots=True)
+class ReflectorPair:
+    """A pair from its commitment on."""
+
+    commit: PairCommit
+    started_ms: int
+    nonce: bytes
+    endpoint: int
+    is_written: bool = False
+    probe_nonce: str | None = None
+    order: PairOrder | None = None
+    revealed_ms: int = 0
+    slots: list[Slot] = field(default_factory=list)
+    finish: PairFinish | None = None
+    result: PairResult | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was finished."""
+        return self.result is not None
+
+
+def seen_name(name: str | None) -> str | None:
+    """A server name as a receipt may carry it: no address, nothing that a reader would refuse."""
+    if name is None:
+        return None
+    return scrub(name) if _NAME.fullmatch(name) else "(unprintable)"
+
+
+def receipt_pair(pair: ReflectorPair) -> ReceiptPair:
+    """The pair as the receipt tells it, finished or not."""
+    result = pair.result
+    commit = pair.commit
+    return ReceiptPair(
+        pair=commit.pair,
+        kind=commit.kind,
+        app=commit.app,
+        profile=commit.profile,
+        direction=commit.direction,
+        pace_mbps=commit.pace_mbps,
+        segment_s=commit.segment_s,
+        started_ms=pair.started_ms,
+        commit=commit.commit,
+        reflector_nonce=pair.nonce.hex(),
+        endpoint=pair.endpoint,
+        outcome=result.outcome if result else "unfinished",
+        probe_nonce=pair.probe_nonce,
+        neutral_first=pair.order.neutral_first if pair.order else None,
+        segments=result.segments if result else tuple(slot.segment("control_lost") for slot in pair.slots),
+        saturated=any(slot.counted is not None and slot.counted.saturated for slot in pair.slots),
+    )
