@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""One timed transfer: connect, TLS, hello, bytes one way until the reset.
+
+The loops do constant work per TLS record and none per byte. Everything that goes wrong becomes a fact of the
+segment. Nothing here knows which arm it serves. Spec: spec/protocol.md, section "Data connection".
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from probe.netio.dial import Dialer, SenderOptions, WrongCertificate, local_address, prepare_sender, reset, tcp_info
+from probe.protocol.session import UP_GRACE_S
+from probe.protocol.steps import Calibrate, RunSegment, SegmentFacts
+from probe.wire.failure import Failure, classify
+
+_BUFFER_BYTES: Final = 64 * 1024
+_WRITE_BYTES: Final = 16 * 1024
+"""One TLS record."""
+_SILENCE_S: Final = 0.25
+"""Once the reflector's clock is surely over, so long without a byte means that its reset was lost."""
+_CPU_LIMITED: Final = 0.9
+"""Share of a segment's time that this process computed: above it the probe itself may be the bottleneck."""
+
+Counter = Callable[[], int | None]
+"""Bytes that passed the household's line so far; None where this device cannot see them."""
+
+
+@dataclass(slots=True)
+class _Moved:
+    bytes: int = 0
+    seconds: float = 0.0
+    failure: Failure | None = None
+
+
+@dataclass(slots=True)
+class _Opened:
+    sock: ssl.SSLSocket | None = None
+    failure: Failure | None = None
+    connect_ms: float | None = None
+    tls_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Clock:
+    """A transfer's times, on time.monotonic(): an end at `over` or later is the normal one."""
+
+    start: float
+    nominal_s: float
+    limit: float
+
+    @property
+    def over(self) -> float:
+        return self.start + self.nominal_s
+
+
+class Transfers:
+    """Runs segments and calibrations; holds the one buffer and the TLS contexts of a session."""
+
+    def __init__(self, dialer: Dialer, control_host: str, counter: Counter | None = None) -> None:
+        self._dialer = dialer
+        self._control_host = control_host
+        self._counter = counter
+        self._view = memoryview(bytearray(os.urandom(_BUFFER_BYTES)))
+
+    def run_segment(self, step: RunSegment, alpn: Sequence[str]) -> SegmentFacts:
+        """Carry out one segment. Network failures are facts, never exceptions."""
+        passed, cpu, wall = self._count(), time.process_time(), time.monotonic()
+        opened = self._open(step, alpn)
+        sock = opened.sock
+        if sock is None:
+            return SegmentFacts(
+                hello_sent=False, failure=opened.failure, connect_ms=opened.connect_ms, tls_ms=opened.tls_ms
+            )
+        options = prepare_sender(sock, step.pace_mbps) if step.direction == "up" else None
+        moved, hello_sent = self._move(sock, step, sleep_mbps=_sleep_pace(options, step.pace_mbps))
+        info = tcp_info(sock)
+        reset(sock)
+        busy = (time.process_time() - cpu) / max(1e-3, time.monotonic() - wall)
+        return SegmentFacts(
+            hello_sent=hello_sent,
+            failure=moved.failure,
+            bytes=moved.bytes,
+            duration_ms=round(moved.seconds * 1000),
+            connect_ms=opened.connect_ms,
+            tls_ms=opened.tls_ms,
+            congestion=options.congestion if options else None,
+            paced=options.paced if options else None,
+            retransmits=info.retransmits if info else None,
+            rtt_min_ms=info.rtt_min_ms if info else None,
+            household_kb=self._others_kb(passed, info.wire_bytes if info else moved.bytes),
+            cpu_limited=busy > _CPU_LIMITED,
+        )
+
+    def calibrate(self, step: Calibrate, alpn: Sequence[str]) -> float | None:
+        """Mbit/s that a short neutral transfer reached in its second half; None where it failed."""
+        sock = self._open(step, alpn).sock
+        if sock is None:
+            return None
+        options = prepare_sender(sock, step.most_mbps) if step.direction == "up" else None
+        try:
+            sock.settimeout(step.tls_timeout_s)
+            sock.sendall(step.hello(local_address(sock)))
+            if step.direction == "down":
+                return _calibrate_down(sock, self._view, step)
+            return _calibrate_up(sock, self._view, step.duration_s, _sleep_pace(options, step.most_mbps))
+        except OSError:
+            return None
+        finally:
+            reset(sock)
+
+    def _count(self) -> int | None:
+        return self._counter() if self._counter else None
+
+    def _others_kb(self, before: int | None, own: int) -> int | None:
+        after = self._count()
+        return None if before is None or after is None else max(0, after - before - own) // 1000
+
+    def _open(self, step: RunSegment | Calibrate, alpn: Sequence[str]) -> _Opened:
+        opened = _Opened()
+        start = time.monotonic()
+        host = step.endpoint.host or self._control_host
+        try:
+            plain = self._dialer.connect(host, step.endpoint.port, step.connect_timeout_s)
+        except OSError as error:
+            opened.failure = classify(error, during="connect")
+            return opened
+        opened.connect_ms = _ms_since(start)
+        start = time.monotonic()
+        try:
+            opened.sock = self._dialer.open_tls(
+                plain, step.name, alpn=alpn, certificate=step.certificate, timeout_s=step.tls_timeout_s
+            )
+        except WrongCertificate:
+            opened.failure = "tls_wrong_certificate"
+        except OSError as error:
+            opened.failure = classify(error, during="tls")
+        else:
+            opened.tls_ms = _ms_since(start)
+        return opened
+
+    def _move(self, sock: ssl.SSLSocket, step: RunSegment, *, sleep_mbps: float) -> tuple[_Moved, bool]:
+        moved = _Moved()
+        start = time.monotonic()
+        try:
+            sock.settimeout(step.transfer_timeout_s)
+            sock.sendall(step.hello(local_address(sock)))
+        except OSError as error:
+            moved.failure = classify(error, during="transfer")
+            return moved, False
+        if step.direction == "down":
+            _receive(sock, self._view, moved, _Clock(start, step.segment_s, start + step.transfer_timeout_s))
+        else:
+            clock = _Clock(start, step.segment_s, start + step.segment_s + UP_GRACE_S)
+            _send(sock, self._view, moved, clock, sleep_mbps)
+        moved.seconds = time.monotonic() - start
+        return moved, True
+
+
+def _sleep_pace(options: SenderOptions | None, pace_mbps: float) -> float:
+    """The pace that is left to keep by sleeping: 0 where the kernel keeps it or we receive."""
+    return 0.0 if options is None or options.paced else pace_mbps
+
+
+def _ms_since(start: float) -> float:
+    return round((time.monotonic() - start) * 1000, 3)
+
+
+def _receive(sock: ssl.SSLSocket, view: memoryview, moved: _Moved, clock: _Clock) -> None:
+    """Read until the peer ends it, or until its clock is surely over and the line silent, or until the limit."""
+    sock.setblocking(False)
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    recv_into, monotonic, limit = sock.recv_into, time.monotonic, clock.limit
+    first: float | None = None
+    last = clock.start
+    while last < limit:
+        try:
+            got = recv_into(view)
+        except ssl.SSLWantReadError:
+            until = limit
+            if first is not None:
+                # The reflector's clock started before its first byte came here.
+                until = min(limit, max(first + clock.nominal_s, last) + _SILENCE_S)
+            patience = until - monotonic()
+            if patience <= 0 or not poller.poll(patience * 1000 + 1):
+                break
+            continue
+        except OSError as error:
+            moved.failure = _ending(error, clock)
+            return
+        last = monotonic()
+        if not got:
+            moved.failure = None if last >= clock.over else "end_of_stream"
+            return
+        if first is None:
+            first = last
+        moved.bytes += got
+    moved.failure = None if moved.bytes else "stalled"
+
+
+def _send(sock: ssl.SSLSocket, view: memoryview, moved: _Moved, clock: _Clock, sleep_mbps: float) -> None:
+    """Write until the peer's reset or the limit. Paces by sleeping where the kernel does not (`sleep_mbps` > 0)."""
+    sock.setblocking(False)
+    poller = select.poll()
+    poller.register(sock, select.POLLOUT)
+    send, monotonic = sock.send, time.monotonic
+    record = view[:_WRITE_BYTES]
+    bytes_per_s = sleep_mbps * 1e6 / 8
+    while (now := monotonic()) < clock.limit:
+        if bytes_per_s and (ahead := moved.bytes - (now - clock.start) * bytes_per_s) > 0:
+            time.sleep(min(0.01, ahead / bytes_per_s))
+            continue
+        try:
+            moved.bytes += send(record)
+        except ssl.SSLWantWriteError:
+            poller.poll((clock.limit - now) * 1000 + 1)
+        except OSError as error:
+            moved.failure = _ending(error, clock)
+            return
+    moved.failure = None if moved.bytes else "stalled"
+
+
+def _ending(error: OSError, clock: _Clock) -> Failure | None:
+    """An end at the segment's own time or later is its normal one, in whatever form the reset reached us."""
+    return None if time.monotonic() >= clock.over else classify(error, during="transfer")
+
+
+def _calibrate_down(sock: ssl.SSLSocket, view: memoryview, step: Calibrate) -> float | None:
+    """Rate over what comes in the second half of the time between first byte and end."""
+    start = last = time.monotonic()
+    sock.settimeout(step.transfer_timeout_s)
+    first: float | None = None
+    counted, since = 0, start
+    try:
+        while (got := sock.recv_into(view)) and last < start + step.transfer_timeout_s:
+            last = time.monotonic()
+            if first is None:
+                first, since = last, last + step.duration_s / 2
+            if last >= since:
+                counted += got
+    except OSError:
+        pass  # the reset that ends it
+    if first is None or last - first < step.duration_s * 0.6:
+        return None
+    return counted * 8 / (last - since) / 1e6
+
+
+def _calibrate_up(sock: ssl.SSLSocket, view: memoryview, duration_s: float, sleep_mbps: float) -> float | None:
+    """Rate at which the kernel took bytes in the second half; its queue is small (TCP_NOTSENT_LOWAT)."""
+    first, second = _Moved(), _Moved()
+    start = time.monotonic()
+    _send(sock, view, first, _Clock(start, duration_s, start + duration_s / 2), sleep_mbps)
+    since = time.monotonic()
+    if first.failure is None:
+        _send(sock, view, second, _Clock(since, duration_s / 2, start + duration_s), sleep_mbps)
+    spent = time.monotonic() - since
+    return second.bytes * 8 / spent / 1e6 if second.bytes and spent > duration_s / 4 else None
