@@ -123,6 +123,8 @@ class LinkQueue:
 
     def carry(self, size: int, now: float) -> float | None:
         """When a packet arriving now leaves the far end; None where the buffer is full or the line loses it."""
+        if self._low:
+            self.serve_low(now)
         if self._cross is not None and self._add_cross(now):
             self.dropped += 1
             return None
@@ -154,6 +156,7 @@ class LinkQueue:
 
     def offer_low(self, packet: bytes, now: float) -> None:
         """A packet of low priority arrives: it is sent when nothing else waits."""
+        self.serve_low(now)
         if (self._low_bytes + len(packet)) * self._per_byte + max(0.0, self.busy - now) > self._buffer_s:
             self.dropped += 1
             return
@@ -162,7 +165,7 @@ class LinkQueue:
         self.serve_low(now)
 
     def serve_low(self, now: float) -> None:
-        """Send what waits with low priority while the line is idle."""
+        """Send what waits with low priority while the line is idle (also for the time since the last call)."""
         while self._low:
             if self._cross is not None:
                 self._add_cross(now)

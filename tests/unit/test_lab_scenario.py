@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""Scenario files are read strictly: what is not understood is refused by its path."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import lab
+from lab.model import Link, affected
+from lab.scenario import ScenarioError, from_table, load, to_table
+from probe.profiles.model import available
+
+LIBRARY = sorted(Path(lab.__file__).with_name("scenarios").glob("*.toml"))
+RULE = 'name = "x"\n[[rule]]\nmatch = {{ {match} }}\naction = "{action}"\n{rest}'
+
+
+def parse(text: str) -> object:
+    return from_table(tomllib.loads(text))
+
+
+def rule(match: str = 'sni = "*.example.org"', action: str = "block", rest: str = "") -> str:
+    return RULE.format(match=match, action=action, rest=rest)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[link]", "name: is missing"),
+        ('name = "x"\n[lnk]', "lnk: unknown key; did you mean link?"),
+        ('name = "x"\n[link]\ndown = 3', "link.down: unknown key; did you mean down_mbps?"),
+        ('name = "x"\n[link]\ndown_mbps = "3"', "link.down_mbps: must be a number"),
+        ('name = "x"\n[link]\ndown_mbps = true', "link.down_mbps: must be a number"),
+        ('name = "x"\n[link]\nrtt_ms = nan', "link.rtt_ms: must be a number"),
+        ('name = "x"\n[link]\nloss = 1.5', "link.loss: must be between 0 and 1"),
+        ('name = "x"\nlink = 3', "link: must be a table"),
+        ('name = "x"\nrule = 3', "rule: must be an array of tables"),
+        ('name = "x"\n[cross_traffic]\npattern = "bursty"\ndown_mbps = 1', "cross_traffic.pattern: must be one of"),
+        ('name = "x"\n[cross_traffic]\npattern = "web"', "cross_traffic.down_mbps: is missing"),
+        ('name = "x"\n[expect]\neffects = ["a:slow"]', "expect.effects[0]: the effect must be one of"),
+        ('name = "x"\n[expect]\neffects = ["slowing"]', 'expect.effects[0]: must read "app:effect"'),
+        (rule(match='snl = "a"'), "rule[0].match.snl: unknown key; did you mean sni?"),
+        (rule(match="sni = 3"), "rule[0].match.sni: must be a text or an array"),
+        (rule(match='payload = "torrent"'), "rule[0].match.payload: must be one of"),
+        (rule(match="port = 0"), "rule[0].match.port: must lie between"),
+        (rule(match='port = "x"'), "rule[0].match.port: must be a port or a range"),
+        (rule(match='quic_sni = "a"'), "rule[0].match.quic_sni: not yet supported"),
+        (rule(match='direction = "left"'), "rule[0].match.direction: must be one of"),
+        (rule(action="throttle"), "rule[0].action: must be one of"),
+        (rule(action="polic"), "did you mean police?"),
+        (rule(action="http_header"), "rule[0].action: http_header is not yet supported"),
+        (rule(action="police"), "rule[0].down_mbps: is missing"),
+        (rule(action="delay"), "rule[0].delay_ms: is missing"),
+        (rule(rest="down_mbps = 3"), "rule[0].down_mbps: has no meaning for the action block"),
+        (rule(rest="hours = [18]"), "rule[0].hours: must be two hours"),
+        (rule(rest="hours = [18, 25]"), "rule[0].hours.to: must be between 0 and 24"),
+        (rule(rest="hours = [18, 18]"), "rule[0].hours: begin and end at the same time"),
+        (rule(rest="share = 2"), "rule[0].share: must be between 0 and 1"),
+        (rule(rest="shar = 1"), "rule[0].shar: unknown key; did you mean share?"),
+        (rule(match='proto = "udp"', action="reset"), "rule[0].match.proto: the action reset exists for TCP only"),
+        (rule(action="dns", rest='answer = "x"'), "rule[0].answer: must be nxdomain, refused or an IPv4 address"),
+        (rule(action="strip_option", rest='option = "x"'), "rule[0].option: must be one of"),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_its_path(text: str, says: str) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        parse(text)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_documented_example_is_read() -> None:
+    scenario = from_table(
+        tomllib.loads("""
+name = "video-policed-by-name"
+[link]
+down_mbps = 50
+up_mbps = 10
+rtt_ms = 20
+buffer_ms = 100
+loss = 0.0
+jitter_ms = 0
+[cross_traffic]
+pattern = "onoff"
+down_mbps = 20
+[[rule]]
+match = { sni = "*.googlevideo.com" }
+action = "police"
+down_mbps = 1.5
+burst_kb = 256
+after_kb = 0
+linger_s = 0
+hours = [18, 23]
+share = 1.0
+[expect]
+effects = ["youtube:slowing"]
+""")
+    )
+    assert scenario.link == Link(50, 10, 20, 100, 0, 0)
+    assert scenario.rules[0].match.sni == ("*.googlevideo.com",)
+    assert scenario.rules[0].hours == (18, 23)
+    assert scenario.expected == ["youtube:slowing"]
+
+
+def test_a_scenario_survives_its_way_to_another_process() -> None:
+    for text in (
+        rule(match='sni = ["a.org", "*.b.org"], port = [443, "6881-6889"], proto = "tcp", established_only = true'),
+        rule(action="police", rest="down_mbps = 1.5\nup_mbps = 2\nburst_kb = 64\nhours = [22, 2]\nshare = 0.3"),
+        rule(action="shape", rest="up_mbps = 2\nbuffer_ms = 70\nafter_kb = 3\nlinger_s = 4"),
+        rule(match='dns = "*"', action="dns", rest='answer = "192.0.2.1"'),
+        rule(match="", action="dscp", rest="dscp = 46"),
+        'name = "x"\n[cross_traffic]\npattern = "web"\nup_mbps = 3\n[expect]\neffects = ["a:blocking", "b:slowing"]',
+    ):
+        scenario = from_table(tomllib.loads(text))
+        assert from_table(to_table(scenario)) == scenario
+
+
+def test_files_that_cannot_be_read_say_so(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="cannot be read"):
+        load(tmp_path / "none.toml")
+    bad = tmp_path / "bad.toml"
+    bad.write_text("name = ")
+    with pytest.raises(ScenarioError, match="not valid TOML"):
+        load(bad)
+    bad.write_bytes(b"\xff\xfe")
+    with pytest.raises(ScenarioError, match="not valid TOML"):
+        load(bad)
+    bad.write_text('name = "x"\n[lnk]')
+    with pytest.raises(ScenarioError, match=r"bad\.toml: lnk: unknown key"):
+        load(bad)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
+def test_every_scenario_of_the_library_is_valid_and_true_to_itself(path: Path) -> None:
+    scenario = load(path)
+    assert scenario.name == path.stem
+    assert {app for app, _ in scenario.expect} <= set(available())
+    if path.stem.startswith("neutral"):
+        assert not scenario.expect
+    else:
+        assert scenario.expect
+
+
+def test_a_share_names_whole_subscribers() -> None:
+    assert [affected(share, 3) for share in (0, 0.05, 0.4, 0.5, 0.9, 1)] == [0, 1, 1, 2, 3, 3]
