@@ -10,8 +10,9 @@ the mixtures over start days and hours are applied on reading. Spec: spec/statis
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Literal
 
 from analysis.logs import log_mean, log_sum
@@ -149,9 +150,16 @@ class ProbeCounts:
         return counts
 
 
-def log_bet(wins: int, losses: int, lambdas: Iterable[float] = RULES.lambdas) -> float:
+def log_bet(wins: int, losses: int, lambdas: tuple[float, ...] = RULES.lambdas) -> float:
     """log of the mean over λ of (1 + λ)^wins · (1 - λ)^losses."""
-    return log_mean([wins * math.log1p(lam) + losses * math.log1p(-lam) for lam in lambdas])
+    if not wins and not losses:
+        return 0.0
+    return log_mean([wins * won + losses * lost for won, lost in _steps(lambdas)])
+
+
+@lru_cache(maxsize=16)
+def _steps(lambdas: tuple[float, ...]) -> tuple[tuple[float, float], ...]:
+    return tuple((math.log1p(lam), math.log1p(-lam)) for lam in lambdas)
 
 
 def probe_evidence(counts: ProbeCounts, effect: Effect, rules: Rules = RULES) -> float:

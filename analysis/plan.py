@@ -78,9 +78,9 @@ APPS: Final = (
     "whatsapp",
     "signal",
     "telegram",
+    "teams",
     "zoom",
     "spotify",
-    "steam",
 )
 _APP: Final[dict[str, float]] = {**dict.fromkeys(APPS, 0.065), REMAINDER: 0.22}
 _DIRECTION: Final[dict[Direction, float]] = {"down": 0.75, "up": 0.25}

@@ -60,6 +60,7 @@ def stream(line: Line, rng: random.Random, count: int, *, probe: str = "p1", cel
         previous = order
         treated = (number - 1) // line.pairs_a_day >= line.since_day
         app = math.log1p(-line.slowdown) if treated else 0.0
+        order = max(-20.0, min(20.0, order))  # heavy tails overflow a rate long after they are clipped
         first, second = order / 2, -order / 2
         first, second = (first, second + app) if neutral_first else (first + app, second)
         app_fails = (treated and rng.random() < line.blocked) or rng.random() < line.failing

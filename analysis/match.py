@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""Receipt, measurement and list of started pairs put together into `Pair`s. Pure.
+
+A receipt suffices to score a pair; the measurement adds what the gates need, and its absence makes the pair lost
+where a list of started pairs is kept. Spec: spec/statistics.md, section "From records to pairs".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from analysis.pairs import CellKey, Flag, Pair
+from probe.wire.records import (
+    Access,
+    Environment,
+    MeasuredPair,
+    Measurement,
+    Origin,
+    Receipt,
+    ReceiptPair,
+    Segment,
+    Started,
+)
+
+UNKNOWN_OPERATOR: Final = "unknown"
+HOUSEHOLD_SHARE: Final = 0.1
+"""Traffic of the rest of the household above this share of the pair's own is worth a flag."""
+
+OperatorOf = Callable[[Origin], tuple[str, int | None]]
+"""From an origin to the operator's id and number; a register may know better than the reflector's table."""
+
+
+def operator_of(origin: Origin) -> tuple[str, int | None]:
+    """The operator as the receipt names it, for those without a register."""
+    return (origin.operator or UNKNOWN_OPERATOR, origin.asn)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """All that is known of one session: any of the three may be missing."""
+
+    receipt: Receipt | None
+    measurement: Measurement | None
+    started: tuple[Started, ...] = ()
+    needs_measurement: bool = True
+    """A pair without its measurement is lost. False on files without a list of started pairs."""
+
+    @property
+    def environment(self) -> Environment:
+        """What the probe said of its surroundings; all unknown without its measurement."""
+        return self.measurement.environment if self.measurement else Environment()
+
+    def measured(self, number: int) -> MeasuredPair | None:
+        """The probe's own account of one pair."""
+        pairs = self.measurement.pairs if self.measurement else ()
+        return next((p for p in pairs if p.pair == number), None)
+
+
+def pairs_of(session: Session, operator: OperatorOf = operator_of) -> Iterator[Pair]:
+    """The session's pairs: those in its receipt, and those that only the list of started pairs knows."""
+    started = {s.pair: s for s in session.started}
+    if session.receipt is not None:
+        for pair in session.receipt.pairs:
+            yield _pair(session, session.receipt, pair, started.pop(pair.pair, None), operator=operator)
+    environment = session.environment
+    for only in started.values():
+        yield Pair(
+            cell=_cell(only.origin, only, environment, operator),
+            kind=only.kind,
+            probe=only.probe,
+            session=only.session,
+            number=only.pair,
+            started_ms=only.started_ms,
+            lost=True,
+            received=False,
+            network=_network(only.origin),
+            edge=only.origin.edge,
+        )
+
+
+def _pair(
+    session: Session, receipt: Receipt, pair: ReceiptPair, started: Started | None, *, operator: OperatorOf
+) -> Pair:
+    environment, measured = session.environment, session.measured(pair.pair)
+    sound = is_sound(receipt.session, pair) and (started is None or _agree(pair, started))
+    lost = not sound or (session.needs_measurement and (measured is None or not _same(pair, measured)))
+    segments = pair.segments if sound else ()
+    rates = pair_rates(segments, pair.segment_s)
+    ends = [_end_ms(s) for s in segments]
+    return Pair(
+        cell=_cell(receipt.origin, pair, environment, operator),
+        kind=pair.kind,
+        probe=receipt.probe,
+        session=receipt.session,
+        number=pair.pair,
+        started_ms=pair.started_ms,
+        ended_ms=ends[1] if len(ends) == 2 else None,
+        neutral_first=pair.neutral_first if sound else None,
+        first_mbps=rates[0],
+        second_mbps=rates[1],
+        first_failed=sound and segments[0].end != "complete",
+        second_failed=sound and segments[1].end != "complete",
+        lost=lost,
+        network=_network(receipt.origin),
+        edge=receipt.origin.edge,
+        position=environment.position,
+        tariff=environment.tariff,
+        flags=_flags(pair, measured, environment),
+        pace_mbps=pair.pace_mbps,
+        segment_s=pair.segment_s,
+    )
+
+
+def _network(origin: Origin) -> str | None:
+    """The hash, or None where the reflector had none to give (all zeros)."""
+    return origin.network if origin.network.strip("0") else None
+
+
+def _cell(origin: Origin, pair: ReceiptPair | Started, environment: Environment, operator: OperatorOf) -> CellKey:
+    name, asn = operator(origin)
+    access: Access = "hotspot" if environment.hotspot else origin.access
+    return CellKey(name, asn, pair.app, pair.direction, access)
+
+
+def is_sound(session: str, pair: ReceiptPair) -> bool:
+    """Whether the pair was finished and its receipt holds together: commitment, coin, order of the arms.
+
+    What is not sound stays lost, whatever the reason.
+    """
+    if pair.outcome == "unfinished" or len(pair.segments) != 2 or pair.probe_nonce is None:
+        return False
+    if any(s.end == "control_lost" for s in pair.segments):
+        return False
+    nonce = bytes.fromhex(pair.probe_nonce)
+    if hashlib.sha256(nonce).hexdigest() != pair.commit:
+        return False
+    if pair.neutral_first != coin(nonce, bytes.fromhex(pair.reflector_nonce), bytes.fromhex(session), pair.pair):
+        return False
+    # In a placebo pair "app" stands for the first of the two neutral twins.
+    return [s.arm == "neutral" for s in pair.segments] == [pair.neutral_first, not pair.neutral_first]
+
+
+def coin(probe_nonce: bytes, reflector_nonce: bytes, session: bytes, pair: int) -> bool:
+    """The pair's coin: lowest bit of SHA-256(nonces ‖ session id ‖ pair number); True = neutral first."""
+    return bool(hashlib.sha256(probe_nonce + reflector_nonce + session + pair.to_bytes(4, "big")).digest()[-1] & 1)
+
+
+def _agree(pair: ReceiptPair, started: Started) -> bool:
+    return (pair.commit, pair.reflector_nonce, pair.kind, pair.app, pair.direction) == (
+        started.commit,
+        started.reflector_nonce,
+        started.kind,
+        started.app,
+        started.direction,
+    )
+
+
+def _same(pair: ReceiptPair, measured: MeasuredPair) -> bool:
+    return (pair.probe_nonce, pair.kind, pair.app, pair.direction) == (
+        measured.nonce,
+        measured.kind,
+        measured.app,
+        measured.direction,
+    )
+
+
+def _end_ms(segment: Segment) -> int | None:
+    return None if segment.started_ms is None else segment.started_ms + segment.duration_ms
+
+
+def _flags(pair: ReceiptPair, measured: MeasuredPair | None, environment: Environment) -> frozenset[Flag]:
+    """What speaks of the pair as a whole. Sums over both segments only: a gate may not see which arm was which."""
+    moved_kb = sum(s.bytes for s in pair.segments) / 1000
+    household = measured.household_kb if measured else None
+    checks: tuple[tuple[bool | None, Flag], ...] = (
+        (household is not None and household > HOUSEHOLD_SHARE * moved_kb, "household_traffic"),
+        (measured.cpu_limited if measured else None, "short_of_cpu"),
+        (pair.saturated, "saturated"),
+        (environment.vpn, "vpn"),
+        (environment.opt_in_filters, "filters"),
+        (environment.sqm, "sqm"),
+        (environment.data_cap_exhausted, "data_cap"),
+    )
+    return frozenset(flag for holds, flag in checks if holds)
+
+
+def pair_rates(segments: tuple[Segment, ...], segment_s: float) -> tuple[float | None, float | None]:
+    """Mbit/s of both segments, None for one that failed.
+
+    Where the bins of either cannot be read, both are taken from their whole bytes instead: alike for both arms.
+    """
+    if len(segments) != 2:
+        return None, None
+    tails = [tail_rate(s, segment_s) for s in segments]
+    complete = [s.end == "complete" for s in segments]
+    if any(done and tail is None for done, tail in zip(complete, tails, strict=True)):
+        tails = [s.bytes * 8 / (segment_s * 1e6) for s in segments]
+    first, second = (tail if done else None for done, tail in zip(complete, tails, strict=True))
+    return first, second
+
+
+def tail_rate(segment: Segment, segment_s: float) -> float | None:
+    """Mbit/s over the last half of the nominal time, as the reflector counted it. None without readable bins.
+
+    Bytes between two readings are spread evenly over the time between them; bytes after the nominal end do not
+    count (spec/protocol.md, section "Rate").
+    """
+    if not segment.bins_ms or len(segment.bins_ms) != len(segment.bins_bytes):
+        return None
+    begin, end = segment_s * 500, segment_s * 1000
+    moved = 0.0
+    before = 0
+    for at, count in zip(segment.bins_ms, segment.bins_bytes, strict=True):
+        if at < before:
+            return None
+        if at == before:
+            share = 1.0 if begin < at <= end else 0.0
+        else:
+            share = max(0.0, min(at, end) - max(before, begin)) / (at - before)
+        moved += share * count
+        before = at
+    return moved * 8 / 1e6 / (segment_s / 2)
