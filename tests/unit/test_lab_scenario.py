@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-import lab
+import lab.model
 from lab.model import Link, affected
 from lab.scenario import ScenarioError, from_table, load, to_table
 from probe.profiles.model import available
 
-LIBRARY = sorted(Path(lab.__file__).with_name("scenarios").glob("*.toml"))
+LIBRARY = sorted(Path(lab.model.__file__).with_name("scenarios").glob("*.toml"))
 RULE = 'name = "x"\n[[rule]]\nmatch = {{ {match} }}\naction = "{action}"\n{rest}'
 
 
