@@ -39,6 +39,8 @@ class OperatorEntry:
     asns: tuple[int, ...] = ()
     country: str | None = None
     timezone: str | None = None
+    cgnat: bool = False
+    """Its fixed lines share addresses behind carrier-grade NAT."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,19 +84,20 @@ class Config:
     """Whose `X-Forwarded-For` is believed, for rate limits in memory alone."""
     uploads_per_minute: int = 1200
     """Requests that write, per client network (/32 or /48); 0 means no limit."""
-    timezone: str = "UTC"
+    timezone: str | None = None
+    """Where neither the operator nor its country tells; None means UTC, and the verdict says that none is known."""
     timezones: tuple[tuple[str, str], ...] = ()
     """Country code and IANA zone."""
     operators: tuple[OperatorEntry, ...] = ()
     influx: InfluxSink | None = None
     grafana: GrafanaSink | None = None
 
-    def zone_of(self, operator: str, country: str | None) -> str:
-        """The IANA zone in which an operator's days and peak hours are counted."""
+    def zone_of(self, operator: str, country: str | None) -> str | None:
+        """The IANA zone that was told for an operator or its country; None where none was."""
         for entry in self.operators:
             if entry.id == operator and entry.timezone is not None:
                 return entry.timezone
-        return dict(self.timezones).get(country or "", self.timezone)
+        return dict(self.timezones).get(country or "")
 
 
 _MISSING: Final = object()
@@ -240,6 +243,12 @@ def _url(value: Any) -> str:
     return str(value).rstrip("/")
 
 
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
 def _publish(value: Any) -> Literal["auto"]:
     if value != "auto":
         raise ValueError('must be "auto" (a case is public as soon as it is open)')
@@ -274,6 +283,7 @@ def _operators(tables: list[_Table]) -> tuple[OperatorEntry, ...]:
             asns=table.list_of("asns", _integer(0, 2**32 - 1)),
             country=table.take("country", None, _country),
             timezone=table.take("timezone", None, _zone),
+            cgnat=table.take("cgnat", False, _flag),
         )
         table.end()
         if entry.id in names:

@@ -111,9 +111,11 @@ class CaseView:
     """One case with everything its page shows except the pairs."""
 
     id: str
-    """Permanent: ten characters, a hash of the cell and effect, with a running number."""
+    """Permanent: a hash of the cell, the effect and the opening, as lower-case hexadecimal digits."""
     cell: CellView
     status: CaseStatus
+    supported: bool = True
+    """False: it has fallen off the list of open cases ("no longer supported"), though nothing says that it ended."""
     opened_ms: int
     onset_day: str
     ended_ms: int | None
@@ -159,6 +161,8 @@ class OperatorView:
     """IANA name; days and hours of the evidence are in it."""
     configured: bool
     """False: met in receipts, not (yet) in the register that people keep."""
+    cgnat: bool = False
+    """Subscribers share addresses, so addresses tell no homes apart: its probes count as one network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

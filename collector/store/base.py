@@ -8,23 +8,29 @@ Spec: spec/api.md, section "Durability".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
 
+from analysis.cases import Case
+from analysis.pairs import Pair, Scored
 from collector.model import (
     CaseDetail,
+    CaseEvent,
     CaseView,
     CellDetail,
     CellKey,
     CellView,
+    EvidencePoint,
     OperatorView,
     OutboxRow,
 )
+from probe.wire.records import Access, Direction, Effect, PairKind, SegmentEnd
 
 Kind = Literal["measurement", "receipt", "started"]
-Stored = Literal["accepted", "duplicate", "conflict"]
+Stored = Literal["accepted", "duplicate", "conflict", "session_measured"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,19 +97,247 @@ class Outbox(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Session:
+    """One run of a nettest: what a receipt, its started pairs and a measurement have in common."""
+
+    reflector: str
+    session: str
+    probe: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellRow:
+    """One cell: an operator (by its place in the register) × app × direction × access."""
+
+    id: int
+    operator: int
+    app: str
+    direction: Direction
+    access: Access
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairRow:
+    """One pair as it stands: facts, how its segments ended (in the order in which they ran), score."""
+
+    reflector: str
+    cell: int
+    pair: Pair
+    ends: tuple[SegmentEnd, ...] = ()
+    scored: Scored | None = None
+    """None only between being known and being scored, within one transaction."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hypothesis:
+    """One cell and effect as the selection of cases sees it (natural logarithms)."""
+
+    cell: int
+    effect: Effect
+    log_e: float
+    log_weight: float
+    listed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseNumbers:
+    """What a case's page tells beside its cell, as of its last judging."""
+
+    smallest_coalition: int
+    hypotheses: int
+    threshold_log10_e: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseRow:
+    """A case as analysis keeps it (with its witnesses: private), where it belongs, and its numbers."""
+
+    cell: int
+    case: Case
+    numbers: CaseNumbers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HourRow:
+    """The cell and effect at the end of one hour: as drawn, and as shown."""
+
+    cell: int
+    effect: Effect
+    point: EvidencePoint
+    view: CellView
+
+
+@dataclass(slots=True)
+class Known:
+    """What a judge must know before it begins: small, and loaded once."""
+
+    operators: list[OperatorView] = field(default_factory=list)
+    apps: list[str] = field(default_factory=list)
+    """Apps outside the plan, in the order of their first appearance."""
+    cells: list[CellRow] = field(default_factory=list)
+    networks: list[tuple[str, str]] = field(default_factory=list)
+    """Hash and probe."""
+    hypotheses: list[Hypothesis] = field(default_factory=list)
+
+
+class Book(Protocol):
+    """What the judge reads and writes, all within the one transaction that it was handed for."""
+
+    def known(self) -> Known:
+        """Everything that the judge keeps in memory between transactions."""
+        ...
+
+    def pending(self, most: int) -> list[Session]:
+        """Sessions about which something new is known, the first to arrive first."""
+        ...
+
+    def settle(self, sessions: Iterable[Session]) -> None:
+        """They have been judged."""
+        ...
+
+    def pend_all(self) -> None:
+        """Judge every session again: forget pairs and states (not verdicts, cases, labels and places)."""
+        ...
+
+    def facts(self, session: Session) -> list[EnvelopeRow]:
+        """What is known of a session, in the order of arrival."""
+        ...
+
+    def digests(self, cell: int) -> list[str]:
+        """SHA-256 (hex) of every payload that tells of a session with pairs in the cell."""
+        ...
+
+    def pairs_of(self, session: Session) -> list[PairRow]:
+        """The session's pairs as they stand."""
+        ...
+
+    def stream(self, cell: int, kind: PairKind, probe: str, since_ms: int) -> list[PairRow]:
+        """One probe's pairs in one cell that started at `since_ms` or later, by start."""
+        ...
+
+    def pairs_in(self, cell: int) -> list[PairRow]:
+        """All of a cell's pairs, by start."""
+        ...
+
+    def put_pair(self, row: PairRow) -> None:
+        """Write a pair in place of what stood there."""
+        ...
+
+    def drop_pair(self, row: PairRow) -> None:
+        """Forget a pair."""
+        ...
+
+    def add_operator(self, operator: OperatorView) -> None:
+        """Write an entry of the register in place of what stood at its place."""
+        ...
+
+    def add_app(self, app: str) -> None:
+        """Give an app outside the plan the next place."""
+        ...
+
+    def add_cell(self, operator: int, app: str, direction: Direction, access: Access) -> CellRow:
+        """A new cell."""
+        ...
+
+    def add_network(self, network: str, probe: str) -> None:
+        """This probe was seen in this network."""
+        ...
+
+    def put_component(self, component: str, probes: Iterable[str], gone: Iterable[str]) -> None:
+        """These probes are one network, named `component`; those `gone` are part of it now: one label a cell."""
+        ...
+
+    def states(self, cell: int) -> list[tuple[PairKind, str, dict[str, Any]]]:
+        """Kind, probe and stored state of each probe in a cell."""
+        ...
+
+    def put_state(self, cell: int, kind: PairKind, probe: str, state: dict[str, Any] | None) -> None:
+        """Write a probe's state; None forgets it."""
+        ...
+
+    def extras(self, cell: int) -> dict[str, Any]:
+        """The cell's counts for pictures."""
+        ...
+
+    def put_extras(self, cell: int, extras: dict[str, Any]) -> None:
+        """Write them."""
+        ...
+
+    def cells_of(self, probes: Iterable[str]) -> list[int]:
+        """Cells in which one of these probes has pairs."""
+        ...
+
+    def latest_ms(self, cell: int) -> int | None:
+        """Start of the cell's newest test pair."""
+        ...
+
+    def label(self, cell: int, kind: Literal["p", "n"], subject: str) -> None:
+        """See to it that the probe or network has a label in this cell: drawn at random, never changed."""
+        ...
+
+    def put_verdict(self, hypothesis: Hypothesis, view: CellView) -> None:
+        """Write what is shown of a cell and effect, and what the selection needs of it."""
+        ...
+
+    def verdict(self, cell: int, effect: Effect) -> CellView | None:
+        """What is shown of a cell and effect."""
+        ...
+
+    def drop_verdicts(self, cell: int) -> None:
+        """A cell without pairs shows nothing."""
+        ...
+
+    def put_hours(self, rows: Iterable[HourRow], *, cell: int, since_ms: int) -> None:
+        """Write hours in place of all that stood from `since_ms` on."""
+        ...
+
+    def cases_of(self, cell: int, effect: Effect) -> list[CaseRow]:
+        """The cell's cases, the oldest first."""
+        ...
+
+    def put_case(self, row: CaseRow) -> None:
+        """Write a case in place of what stood under its id; its events are added by `add_event`."""
+        ...
+
+    def add_event(self, case_id: str, event: CaseEvent, *, as_of_ms: int) -> None:
+        """Add one line to a case's history; `as_of_ms` is the newest hour that had been judged."""
+        ...
+
+    def events(self, case_id: str) -> list[tuple[int, CaseEvent]]:
+        """The case's history with the `as_of_ms` of each line, the oldest first."""
+        ...
+
+    def send(self, kind: Literal["point", "case"], topic: str, body: Any) -> None:
+        """Put something into the outbox, in place of what waits there under the same topic."""
+        ...
+
+    def note(self, name: str, value: str) -> None:
+        """Remember one text under a name."""
+        ...
+
+    def noted(self, name: str) -> str | None:
+        """What was remembered."""
+        ...
+
+
 class Store(Reader, Outbox, Protocol):
     """The whole of it."""
 
     def add(self, rows: Sequence[EnvelopeRow]) -> Future[list[Stored]]:
         """Keep envelopes; the future is done when they are durable, with one answer per row in order.
 
-        accepted: new. duplicate: the same bytes are here already. conflict: other bytes are here under this ident,
-        or this probe has told of this session before.
+        accepted: new. duplicate: the same bytes are here already. conflict: other bytes are here under this ident.
+        session_measured: this probe has told of this session before.
         """
         ...
 
-    def write(self, work: Callable[[Any], Any]) -> Future[Any]:
-        """Run `work(connection)` in the writer, in a transaction of its own; done when durable."""
+    def write(self, work: Callable[[Book], T]) -> Future[T]:
+        """Run `work(book)` in the writer, all of it or nothing; done when durable."""
+        ...
+
+    def waiting(self) -> int:
+        """How many sessions wait to be judged."""
         ...
 
     def check(self) -> None:

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""The past of a cell, computed again from its scored pairs: hour by hour, and pair by pair.
+
+Pure. An hour's point is the same whether it is written as the hour passes or rewritten after a late upload.
+Spec: spec/api.md, section "Judging".
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from analysis.evidence import probe_evidence
+from analysis.gates import strength
+from analysis.probes import ProbeState
+from analysis.rules import RULES, Rules
+from collector.model import PairEvidence
+from collector.store.base import PairRow
+from probe.wire.records import Effect
+
+HOUR_MS: Final = 3_600_000
+MOST_POINTS: Final = 400
+"""A picture needs no more points than this."""
+
+
+def hour_of(time_ms: int) -> int:
+    """Start of the hour (UTC) that holds a moment, both Unix ms."""
+    return time_ms - time_ms % HOUR_MS
+
+
+@dataclass(slots=True)
+class Folded:
+    """A cell's pairs up to some moment: the states of its test pairs, and every row."""
+
+    states: dict[str, ProbeState] = field(default_factory=dict)
+    rows: list[PairRow] = field(default_factory=list)
+    changed: set[str] = field(default_factory=set)
+    """Probes with test pairs in the newest hour that has any."""
+
+
+def by_hour(rows: Sequence[PairRow], rules: Rules = RULES) -> Iterator[tuple[int, Folded]]:
+    """The cell as it stood at the end of each hour that has test pairs; `rows` by start.
+
+    The same object is handed out again and again, with more in it each time.
+    """
+    folded = Folded()
+    for bucket, group in itertools.groupby(rows, key=lambda row: hour_of(row.pair.started_ms)):
+        folded.changed.clear()
+        for row in group:
+            folded.rows.append(row)
+            if row.pair.kind == "test":
+                _count(folded.states, row, rules)
+                folded.changed.add(row.pair.probe)
+        if folded.changed:
+            yield bucket, folded
+
+
+def _count(states: dict[str, ProbeState], row: PairRow, rules: Rules) -> None:
+    if row.scored is None:
+        raise ValueError("a pair that was never scored cannot be counted")
+    states.setdefault(row.pair.probe, ProbeState()).add(row.pair, row.scored, rules)
+
+
+def by_pair(
+    rows: Sequence[PairRow], effect: Effect, components: Mapping[str, str], rules: Rules = RULES
+) -> tuple[PairEvidence, ...]:
+    """The cell's evidence after each pair (every so-manieth where they are many); `rows` by start.
+
+    `components` name each probe's network; probes that it does not name are one network together.
+    """
+    states: dict[str, ProbeState] = {}
+    log_es: dict[str, float] = {}
+    found: list[PairEvidence] = []
+    step = max(1, math.ceil(len(rows) / MOST_POINTS))
+    for sequence, row in enumerate(rows, start=1):
+        if row.pair.kind == "test":
+            _count(states, row, rules)
+            log_es[row.pair.probe] = probe_evidence(states[row.pair.probe].counts, effect, rules)
+        if sequence % step and sequence != len(rows):
+            continue
+        probes = sorted(log_es)
+        log_e = strength([log_es[p] for p in probes], _groups(probes, components), rules).whole if probes else 0.0
+        found.append(PairEvidence(sequence=sequence, log10_e=log_e / math.log(10)))
+    return tuple(found)
+
+
+def _groups(probes: Sequence[str], components: Mapping[str, str]) -> list[list[int]]:
+    groups: dict[str, list[int]] = {}
+    for index, probe in enumerate(probes):
+        groups.setdefault(components.get(probe, ""), []).append(index)
+    return list(groups.values())
