@@ -166,10 +166,10 @@ def main() -> None:
     forwarder = Forwarder(box, ports, open_port(config["internet"]))
 
     def on_control() -> bool:
-        if not os.read(0, 4096):
-            return False
-        os.write(1, json.dumps(forwarder.snapshot()).encode() + b"\n")
-        return True
+        requests = os.read(0, 65536)
+        for _ in requests.splitlines():
+            os.write(1, json.dumps(forwarder.snapshot()).encode() + b"\n")
+        return bool(requests)
 
     with contextlib.suppress(OSError):
         os.nice(-5)  # an ordinary user may not, and need not

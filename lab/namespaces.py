@@ -48,9 +48,9 @@ def module_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]
 
 
 class Warden:
-    """A running helper process and what it made."""
+    """A running helper process and what it made; without namespaces it only ends what was adopted."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, namespaces: bool = True) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel = ours
         self._lock = threading.Lock()
@@ -64,13 +64,16 @@ class Warden:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        self.user_descriptor: int | None = None
+        if not namespaces:
+            return
         try:
-            answer, passed = self.ask("become_root")
+            _, passed = self.ask("become_root")
         except OSError:
             self.close()
             raise
-        self.user_namespace: bool = answer["user_namespace"]
-        self.user_descriptor = passed[0] if passed else None
+        if passed:  # an ordinary user: the namespaces belong to a user namespace
+            self.user_descriptor = passed[0]
         self._descriptors += passed
 
     def __enter__(self) -> Self:

@@ -8,21 +8,18 @@ spec/lab.md section 4.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from lab.model import Scenario
-from lab.namespaces import Namespace, Warden, module_command, module_environment
+from lab.namespaces import Namespace, Warden
+from lab.processes import OperatorProcess
 from lab.scenario import to_table
 
 POOL: Final = ("192.0.2.10", "192.0.2.11")  # the reflector's addresses (TEST-NET-1, RFC 5737)
 COLLECTOR: Final = "192.0.2.80"
-START_S: Final = 20.0
 
 
 @dataclass(frozen=True)
@@ -52,77 +49,6 @@ def operator_prefix(operator: int) -> str:
     return f"198.18.{operator + 1}.0/24"
 
 
-class OperatorProcess:
-    """A running operator: what carries the packets of its subscribers."""
-
-    def __init__(
-        self,
-        scenario: Scenario,
-        addresses: Sequence[str],
-        ends: Sequence[LineEnd],
-        internet: LineEnd,
-        *,
-        seed: str,
-        day_s: float,
-    ) -> None:
-        config = {
-            "scenario": to_table(scenario),
-            "subscribers": [
-                {"address": address, "port": end.port} for address, end in zip(addresses, ends, strict=True)
-            ],
-            "internet": internet.port,
-            "seed": seed,
-            "day_s": day_s,
-        }
-        self.process = subprocess.Popen(
-            module_command("lab.forward"),
-            env=module_environment(),
-            pass_fds=[end.descriptor for end in (*ends, internet)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
-        self._say(json.dumps(config).encode())
-
-    def _say(self, line: bytes) -> None:
-        assert self.process.stdin is not None  # noqa: S101  (it is a pipe)
-        self.process.stdin.write(line + b"\n")
-        self.process.stdin.flush()
-
-    def _hear(self) -> bytes:
-        assert self.process.stdout is not None  # noqa: S101  (it is a pipe)
-        return self.process.stdout.readline()
-
-    def wait_ready(self) -> None:
-        """Return once packets flow."""
-        if self._hear() != b"ready\n":
-            raise OSError("an emulated operator ended before it was ready; its message is above")
-
-    def snapshot(self) -> dict[str, Any]:
-        """Its counters so far; empty where the process has ended."""
-        try:
-            self._say(b"stats")
-            line = self._hear()
-        except BrokenPipeError:
-            return {}
-        answer: dict[str, Any] = json.loads(line) if line else {}
-        return answer
-
-    def close(self) -> None:
-        """End it: the end of its input is the sign."""
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    continue
-        try:
-            self.process.wait(2.0)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
 class Network:
     """An internet and the operators around it."""
 
@@ -150,13 +76,21 @@ class Network:
                 ends.append(self._lines.line(home, "line"))
                 home.configure("line", addresses=[address], routes=[("0.0.0.0/0", address)])
                 homes.append(home)
-            operator = OperatorProcess(scenario, addresses, ends[1:], backbone, seed=seed, day_s=day_s)
+            config = {
+                "scenario": to_table(scenario),
+                "subscribers": [
+                    {"address": address, "port": end.port} for address, end in zip(addresses, ends[1:], strict=True)
+                ],
+                "internet": backbone.port,
+                "seed": seed,
+                "day_s": day_s,
+            }
+            descriptors = [end.descriptor for end in ends]
+            operator = OperatorProcess(self._warden, "lab.forward", config, descriptors=descriptors)
+            self._operators.append(operator)
         finally:
             for end in ends:
                 os.close(end.descriptor)
-        self._operators.append(operator)
-        self._warden.adopt(operator.process)
-        operator.wait_ready()
         return operator, homes
 
     def listen(self, port: int) -> socket.socket:

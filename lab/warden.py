@@ -51,15 +51,15 @@ class Warden:
         self._watched: dict[int, int] = {}
 
     def become_root(self) -> Answer:
-        """Get the right to make network namespaces; answers whether that took a user namespace."""
+        """Get the right to make network namespaces; answers with the user namespace that took, if one did."""
         try:
             libc_call("unshare", CLONE_NEWNET)
         except OSError as error:
             if error.errno != errno.EPERM:
                 raise
             self._enter_user_namespace()
-            return {"user_namespace": True}, [os.open("/proc/self/ns/user", os.O_RDONLY)]
-        return {"user_namespace": False}, []
+            return {}, [os.open("/proc/self/ns/user", os.O_RDONLY)]
+        return {}, []
 
     def _enter_user_namespace(self) -> None:
         uid, gid = os.getuid(), os.getgid()
