@@ -22,6 +22,8 @@ from probe.wire.limits import MAX_ENVELOPE_BYTES
 _URL: Final = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?(/[^#\s?]*)?(?:#(.*))?")
 _PIN: Final = re.compile(r"sha256=([0-9a-fA-F]{64})")
 _PING_S: Final = 5.0
+_HOUSE_SUFFIXES: Final = (".localhost", ".local", ".lan", ".internal", ".test", ".home.arpa")
+"""Names that no public server answers for (RFC 6761, RFC 6762, RFC 8375)."""
 
 
 class UrlError(ValueError):
@@ -67,7 +69,7 @@ def open_https(dialer: Dialer, url: Url, *, connect_s: float = CONNECT_TIMEOUT_S
     if url.scheme == "http":
         return HttpConnection(sock, url.authority)
     peer = str(sock.getpeername()[0]).partition("%")[0]
-    authorities = url.pin is None and (is_public(peer) or not _is_house_name(url.host))
+    authorities = url.pin is None and (is_public(peer) or not is_house_name(url.host))
     context = ssl.create_default_context() if authorities else _unverified()
     context.set_alpn_protocols(["http/1.1"])
     sock.settimeout(TLS_TIMEOUT_S)
@@ -85,14 +87,14 @@ def open_https(dialer: Dialer, url: Url, *, connect_s: float = CONNECT_TIMEOUT_S
     return HttpConnection(wrapped, url.authority)
 
 
-def _is_house_name(host: str) -> bool:
-    """Whether a private address behind this name is no surprise: a literal, a bare name, a special-use suffix.
+def is_house_name(host: str) -> bool:
+    """Whether a private address behind this name is no surprise: such a literal, a bare name, a special-use suffix.
 
     A public name that resolves to a private address may be somebody's forged answer: authorities decide there.
     """
-    if ":" in host or "." not in host or host.replace(".", "").isdigit():
-        return True
-    return host.lower().endswith((".localhost", ".local", ".lan", ".internal", ".test", ".home.arpa"))
+    if ":" in host or host.replace(".", "").isdigit():
+        return not is_public(host)
+    return "." not in host or host.lower().endswith(_HOUSE_SUFFIXES)
 
 
 def _unverified() -> ssl.SSLContext:
@@ -124,6 +126,10 @@ class ControlChannel:
     def host(self) -> str:
         """Where the data connections go unless the reflector names other addresses."""
         return self._url.host
+
+    def addresses(self) -> tuple[str, str]:
+        """Our own and the reflector's address of the open connection, without port and scope; empty without one."""
+        return self._connection.addresses if self._connection else ("", "")
 
     def request(self, method: str, path: str, *, body: bytes, token: str | None, timeout_s: float) -> Response:
         """Raises ControlFailed."""

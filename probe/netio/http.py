@@ -84,6 +84,12 @@ class HttpConnection:
             return False
         return True
 
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """The socket's own and its peer's address, without port and scope."""
+        own, peer = self._sock.getsockname()[0], self._sock.getpeername()[0]
+        return str(own).partition("%")[0], str(peer).partition("%")[0]
+
     def close(self) -> None:
         """Close the socket."""
         self._sock.close()

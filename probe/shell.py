@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""Carries out what the session machine asks for: requests, waits, segments, guard gaps.
+
+Thin on purpose: every decision is the machine's, every socket is netio's. Spec: spec/protocol.md.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import ssl
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from probe.environment import household_counter, line_of, observe
+from probe.netio.control import ControlChannel, ControlFailed, Url
+from probe.netio.dial import Dialer
+from probe.netio.transfer import Transfers
+from probe.nettests.base import Progress
+from probe.protocol.probe_role import ProbeSession
+from probe.protocol.session import GUARD_LIMIT_MS
+from probe.protocol.steps import AwaitPlan, Finished, Guard, RunSegment, Send, Wait
+from probe.wire.messages import PairResult, SessionRequest
+from probe.wire.rate import rate_mbps
+from probe.wire.records import Direction, Environment, Software
+
+_BASELINE_PINGS: Final = 3
+
+
+class _Clock:
+    """Unix milliseconds that never step while a session runs."""
+
+    def __init__(self) -> None:
+        self._base = time.time() - time.monotonic()
+
+    def ms(self) -> int:
+        return round((self._base + time.monotonic()) * 1000)
+
+
+class Shell:
+    """Carries out the steps of a session: `probe.nettests.base.Tools`."""
+
+    def __init__(
+        self,
+        reflector: Url,
+        *,
+        key_id: str,
+        software: Software,
+        segment_s: float,
+        bind: str | None = None,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._dialer = Dialer(bind)
+        self._control = ControlChannel(self._dialer, reflector)
+        self._on_progress = on_progress
+        self._should_stop = should_stop
+        self._clock = _Clock()
+        self._transfers: Transfers | None = None
+        self._reported = 0
+        self._segment_s = segment_s
+        self.paces: dict[int, float] = {}
+        self.probe_key = key_id
+        self.software = software
+        self.environment = Environment()
+        self.last_error = ""
+
+    def close(self) -> None:
+        """Close the control channel."""
+        self._control.close()
+
+    def open(self, request: SessionRequest) -> ProbeSession:
+        """Ask for a session, look around and find the idle round-trip time."""
+        session = ProbeSession(request, random_bytes=secrets.token_bytes)
+        self._advance(session, {})
+        if session.grant is not None:
+            self._look_around()
+            for _ in range(_BASELINE_PINGS):
+                try:
+                    self._control.ping()
+                except ControlFailed:
+                    break
+        return session
+
+    def calibrate(
+        self, session: ProbeSession, *, name: str, alpn: tuple[str, ...], direction: Direction
+    ) -> float | None:
+        """A short neutral transfer, and the line quiet again after it."""
+        step = session.calibration(name=name, direction=direction)
+        reached = self._moving.calibrate(step, alpn)
+        session.calibrated(reached)
+        self._control.guard(GUARD_LIMIT_MS)
+        return reached
+
+    def drive(self, session: ProbeSession, *, alpn: Mapping[str, tuple[str, ...]]) -> None:
+        """Carry out the plan. Ctrl-C gives up at once; the receipt is still asked for."""
+        try:
+            self._advance(session, alpn)
+        except KeyboardInterrupt:
+            self._control.close()  # an answer may be half read
+            session.abandon("out_of_time")
+            self._advance(session, alpn)
+
+    @property
+    def _moving(self) -> Transfers:
+        if self._transfers is None:
+            raise ValueError("no session is open")
+        return self._transfers
+
+    def _look_around(self) -> None:
+        local, peer = self._control.addresses()
+        line = line_of(local)
+        self.environment = observe(local, peer, line)
+        counter = household_counter(self.environment.position, line)
+        self._transfers = Transfers(self._dialer, self._control.host, counter)
+
+    def _advance(self, session: ProbeSession, alpn: Mapping[str, tuple[str, ...]]) -> None:
+        of = session.pairs_left + len(session.results)
+        while True:
+            step = session.next(self._clock.ms())
+            if isinstance(step, Send):
+                self._send(session, step)
+            elif isinstance(step, RunSegment):
+                self.paces[step.pair] = step.pace_mbps
+                session.segment_ended(self._moving.run_segment(step, alpn[step.app]), self._clock.ms())
+            elif isinstance(step, Guard):
+                session.guard_ended(self._control.guard(step.limit_ms), self._clock.ms())
+            elif isinstance(step, Wait):
+                time.sleep(step.ms / 1000)
+            elif isinstance(step, (AwaitPlan, Finished)):
+                return
+            self._report(session, of)
+
+    def _send(self, session: ProbeSession, step: Send) -> None:
+        try:
+            answer = self._control.request(
+                step.method, step.path, body=step.body, token=step.token, timeout_s=step.timeout_s
+            )
+        except ControlFailed as error:
+            self.last_error = str(error)
+            session.control_failed(error.failure, self._clock.ms())
+            return
+        session.answered(answer.status, answer.body, self._clock.ms(), answer.retry_after_s)
+
+    def _report(self, session: ProbeSession, of: int) -> None:
+        results = session.results
+        if len(results) > self._reported:
+            self._reported = len(results)
+            self._on_progress(_progress(session, results[-1], self._segment_s, of))
+            if session.is_between_pairs and self._should_stop():
+                session.stop()
+
+
+def _progress(session: ProbeSession, result: PairResult, segment_s: float, of: int) -> Progress:
+    measured = session.measured[result.pair - 1]
+    rates = rates_of(result, segment_s)
+    return Progress(
+        pair=result.pair,
+        app=measured.app,
+        direction=measured.direction,
+        kind=measured.kind,
+        done=len(session.results),
+        of=of,
+        outcome=result.outcome,
+        app_mbps=rates[0],
+        neutral_mbps=rates[1],
+    )
+
+
+def rates_of(result: PairResult, segment_s: float) -> tuple[float | None, float | None]:
+    """Mbit/s of the app's and the neutral segment, as the reflector counted them."""
+    found = {segment.arm == "neutral": rate_mbps(segment, segment_s) for segment in result.segments}
+    return found.get(False), found.get(True)
+
+
+def software(version: str) -> Software:
+    """What runs here. The kernel's version is cut to two numbers: three dots would look like an address."""
+    release = os.uname().release.split("-")[0].split(".")
+    return Software(
+        version=version,
+        python=".".join(str(part) for part in sys.version_info[:3]),
+        tls=ssl.OPENSSL_VERSION[:64],
+        kernel=".".join(release[:2])[:64],
+    )
