@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from analysis.pairs import CellKey, Flag, Pair
+from probe.wire.rate import rate_mbps
 from probe.wire.records import (
     Access,
     Environment,
@@ -88,7 +89,7 @@ def _pair(
     sound = is_sound(receipt.session, pair) and (started is None or _agree(pair, started))
     lost = not sound or (session.needs_measurement and (measured is None or not _same(pair, measured)))
     segments = pair.segments if sound else ()
-    rates = pair_rates(segments, pair.segment_s)
+    rates = [rate_mbps(s, pair.segment_s) for s in segments] or [None, None]
     ends = [_end_ms(s) for s in segments]
     return Pair(
         cell=_cell(receipt.origin, pair, environment, operator),
@@ -185,41 +186,3 @@ def _flags(pair: ReceiptPair, measured: MeasuredPair | None, environment: Enviro
         (environment.data_cap_exhausted, "data_cap"),
     )
     return frozenset(flag for holds, flag in checks if holds)
-
-
-def pair_rates(segments: tuple[Segment, ...], segment_s: float) -> tuple[float | None, float | None]:
-    """Mbit/s of both segments, None for one that failed.
-
-    Where the bins of either cannot be read, both are taken from their whole bytes instead: alike for both arms.
-    """
-    if len(segments) != 2:
-        return None, None
-    tails = [tail_rate(s, segment_s) for s in segments]
-    complete = [s.end == "complete" for s in segments]
-    if any(done and tail is None for done, tail in zip(complete, tails, strict=True)):
-        tails = [s.bytes * 8 / (segment_s * 1e6) for s in segments]
-    first, second = (tail if done else None for done, tail in zip(complete, tails, strict=True))
-    return first, second
-
-
-def tail_rate(segment: Segment, segment_s: float) -> float | None:
-    """Mbit/s over the last half of the nominal time, as the reflector counted it. None without readable bins.
-
-    Bytes between two readings are spread evenly over the time between them; bytes after the nominal end do not
-    count (spec/protocol.md, section "Rate").
-    """
-    if not segment.bins_ms or len(segment.bins_ms) != len(segment.bins_bytes):
-        return None
-    begin, end = segment_s * 500, segment_s * 1000
-    moved = 0.0
-    before = 0
-    for at, count in zip(segment.bins_ms, segment.bins_bytes, strict=True):
-        if at < before:
-            return None
-        if at == before:
-            share = 1.0 if begin < at <= end else 0.0
-        else:
-            share = max(0.0, min(at, end) - max(before, begin)) / (at - before)
-        moved += share * count
-        before = at
-    return moved * 8 / 1e6 / (segment_s / 2)

@@ -98,11 +98,9 @@ class Pair:
         first, second = self.first_mbps, self.second_mbps
         if first is None or second is None or first == second == 0:
             return None
-        if second <= 0:
-            return rules.clip
-        if first <= 0:
-            return -rules.clip
-        return max(-rules.clip, min(rules.clip, math.log(first / second)))
+        if first <= 0 or second <= 0:
+            return rules.clip if first > 0 else -rules.clip
+        return max(-rules.clip, min(rules.clip, math.log(first) - math.log(second)))
 
     def achieved_mbps(self) -> float | None:
         """What the pair's better segment reached, at most its pace: the same whichever arm it was."""
