@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""How large an effect is, and the one sentence that a newspaper may print.
+
+Always with size, interval, spread and date; never with a verdict of law. The sentences themselves are data
+(`words/*.toml`), this module says which figures go into them. Spec: spec/series.md, section "Words and figures".
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from collector.model import CaseView, CellView, Interval
+from collector.pages.language import Words
+
+LEAST_PROBES: Final = 3
+"""Below this a page shows no figure of a cell."""
+_APPS: Final = {
+    "youtube": "YouTube",
+    "tiktok": "TikTok",
+    "whatsapp": "WhatsApp",
+    "disneyplus": "Disney+",
+    "disney-plus": "Disney+",
+    "primevideo": "Prime Video",
+    "prime-video": "Prime Video",
+    "msteams": "Microsoft Teams",
+    "teams": "Microsoft Teams",
+    "facetime": "FaceTime",
+    "bittorrent": "BitTorrent",
+    "wireguard": "WireGuard",
+    "openvpn": "OpenVPN",
+    "x": "X",
+}
+
+
+def app_name(app: str) -> str:
+    """An app as its maker writes it; a profile we have no spelling for begins with a capital."""
+    if app in _APPS:
+        return _APPS[app]
+    plain = app.replace("-", " ").replace("_", " ")
+    return plain[:1].upper() + plain[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large an effect is, counted in its own direction: 0.3 is 30 % slower, faster, or failing."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def size(cell: CellView) -> Size | None:
+    """The size of the cell's effect, or None where it is not known or must not be shown."""
+    if cell.probes < LEAST_PROBES:
+        return None
+    if cell.key.effect == "blocking":
+        return share_failed(cell.failed_app, cell.pairs - cell.failed_neutral)
+    if cell.slowdown is None or cell.key.effect == "tampering":
+        return None
+    s = cell.slowdown
+    if not all(map(math.isfinite, (s.estimate, s.low, s.high))):
+        return None
+    return Size(-s.estimate, -s.high, -s.low) if cell.key.effect == "prioritising" else Size(s.estimate, s.low, s.high)
+
+
+def share_failed(failed: int, of: int) -> Size | None:
+    """Share of pairs in which one arm failed, with a 95 % confidence sequence; None without pairs.
+
+    The sequence inverts the mixture martingale ∫q^k(1-q)^(n-k)dq / (p^k(1-p)^(n-k)) (Robbins, Annals of
+    Mathematical Statistics 41, 1970), so it holds at every moment, like the other intervals of the pages.
+    """
+    if of <= 0 or not 0 <= failed <= of:
+        return None
+    estimate = failed / of
+    return Size(estimate, _end(failed, of, 0.0, estimate), _end(failed, of, 1.0, estimate))
+
+
+def _end(k: int, n: int, outside: float, inside: float) -> float:
+    """Where the sequence ends, between a share that may be outside and the estimate, which never is."""
+    mixed = math.lgamma(k + 1) + math.lgamma(n - k + 1) - math.lgamma(n + 2)
+
+    def excluded(p: float) -> bool:
+        likelihood = (k * math.log(p) if k else 0.0) + ((n - k) * math.log(1 - p) if n > k else 0.0)
+        return mixed - likelihood >= math.log(20)
+
+    if (outside == 0.0 and k == 0) or (outside == 1.0 and k == n):
+        return outside
+    for _ in range(50):
+        middle = (outside + inside) / 2
+        outside, inside = (middle, inside) if excluded(middle) else (outside, middle)
+    return outside
+
+
+def spread(cell: CellView) -> float:
+    """Share of the participating probes that show the effect by their own evidence."""
+    return cell.slowed / cell.probes if cell.probes else 0.0
+
+
+def sentence(words: Words, case: CaseView, operator: str) -> str:
+    """The sentence of a case. `operator` is the brand as the register has it."""
+    cell = case.cell
+    found = size(cell)
+    low, high = ("–", "–") if found is None else words.percents(found.low, found.high)
+    text = words(
+        f"sentence.{cell.key.effect}",
+        operator=operator,
+        app=app_name(cell.key.app),
+        x=words("sentence.size_unknown") if found is None else words.percent(found.estimate),
+        lo=low,
+        hi=high,
+        p=words.percent(spread(cell)),
+        date=words.day(case.onset_day),
+    )
+    return words("sentence.hotspot", operator=operator) + text if cell.key.access == "hotspot" else text
+
+
+def status_note(words: Words, case: CaseView) -> str | None:
+    """What follows the sentence when the case is no longer simply open."""
+    last = case.history[-1] if case.history else None
+    if case.status == "open":
+        if case.supported:
+            return None
+        since = [event.at_ms for event in case.history if event.what == "no_longer_supported"]
+        return words("status.not_supported", date=words.day_of(since[-1] if since else case.cell.updated_ms))
+    at = case.ended_ms if case.ended_ms is not None else (last.at_ms if last is not None else case.opened_ms)
+    return words(f"status.{case.status}", date=words.day_of(at))
+
+
+def short_size(words: Words, cell: CellView) -> tuple[str, str] | None:
+    """Size and range for a table: ("45 % slower", "40 to 50 %"); None where no figure may be shown."""
+    found = size(cell)
+    if found is None:
+        return None
+    low, high = words.percents(found.low, found.high)
+    span = words("size.range", lo=low, hi=high)
+    kind = {"slowing": "slower", "prioritising": "faster", "blocking": "fails"}[cell.key.effect]
+    if cell.state in {"indication", "replicated", "corroborated"} or kind == "fails":
+        return words(f"size.{kind}", x=words.percent(found.estimate)), span
+    # Without a claim the difference is given as it is, the app's slowness counted positive.
+    plain = cell.slowdown if cell.slowdown is not None else Interval(estimate=0, low=0, high=0)
+    low, high = words.percents(plain.low, plain.high)
+    return words("size.even", x=words.percent(plain.estimate)), words("size.range", lo=low, hi=high)
