@@ -13,13 +13,10 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 
+from evenlane.extras import CannotRun as CannotRun
 from evenlane.extras import MissingExtra
 
 COMMANDS = ("demo", "probe", "reflector", "collector", "analysis", "lab", "dashboards")
-
-
-class CannotRun(Exception):
-    """The command could not run; the message is one sentence that says what to do."""
 
 
 class _Version(argparse.Action):

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: EUPL-1.2
-"""Says in one sentence which extra a command lacks, instead of a traceback."""
+"""Errors that end a command with one sentence instead of a traceback, and the extras that commands need."""
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
+
+
+class CannotRun(Exception):
+    """The command could not run; the message is one sentence that says what to do. Exit code 3."""
 
 
 class MissingExtra(Exception):

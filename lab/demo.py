@@ -23,9 +23,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from collector.config import Config, OperatorEntry
 from collector.server import CollectorThread
-from evenlane.cli import CannotRun
+
+from collector.config import Config, OperatorEntry
+from evenlane.extras import CannotRun
 from lab.drivers import NoDriver
 from lab.model import Scenario
 from lab.scenario import load
@@ -119,7 +120,7 @@ def _play(stage: Stage, args: argparse.Namespace, data: Path, undo: contextlib.E
     if void:
         say(f"note: this machine was too busy to emulate well: {void}")
     found = accused(cells)
-    good = all(found.get(o.name, set()) == set(o.scenario.expect) for o in stage.operators)
+    good = all(found.get(o.name, set()) == set(o.scenario.expected) for o in stage.operators)
     if args.json:
         print(json.dumps(result))
     else:
@@ -210,7 +211,7 @@ def summary(stage: Stage, runs: Sequence[Run], cells: Sequence[dict[str, Any]], 
             {
                 "operator": operator.name,
                 "asn": operator.asn,
-                "truth": list(operator.scenario.expect),
+                "truth": operator.scenario.expected,
                 "cells": [
                     {key: cell[key] for key in VERDICT_KEYS} for cell in cells if cell["operator"] == operator.name
                 ],
@@ -228,7 +229,7 @@ def table(stage: Stage, cells: Sequence[dict[str, Any]], found: dict[str, set[st
     """Truth against verdict, one line an operator, then each app's slowdown."""
     lines = [f"{'operator':<14} {'truth':<20} {'verdict':<20}"]
     for operator in stage.operators:
-        truth, verdict = set(operator.scenario.expect), found.get(operator.name, set())
+        truth, verdict = set(operator.scenario.expected), found.get(operator.name, set())
         mark = "ok" if truth == verdict else "DIFFERS"
         lines.append(f"{operator.name:<14} {_words(truth):<20} {_words(verdict):<20} {mark}")
         for cell in cells:
@@ -269,4 +270,3 @@ def _serve(url: str) -> None:
     say(f"pages and API: {url}/  (Ctrl-C ends)")
     with contextlib.suppress(KeyboardInterrupt):
         threading.Event().wait()
-
