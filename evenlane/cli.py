@@ -13,8 +13,9 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 
-from evenlane.extras import CannotRun as CannotRun
-from evenlane.extras import MissingExtra
+from evenlane.extras import CannotRun, MissingExtra
+
+__all__ = ["CannotRun", "MissingExtra", "main"]
 
 COMMANDS = ("demo", "probe", "reflector", "collector", "analysis", "lab", "dashboards")
 
