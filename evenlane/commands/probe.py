@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""`evenlane probe`: what a volunteer runs. Parses, composes the probe's rooms and analysis, prints.
+
+Nothing of ours is imported before a subcommand runs. Spec: spec/nettests/differential.md, section "Output".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from probe.nettests.base import Cost, Progress
+    from probe.runner import Ran, Request
+    from probe.state import State
+
+DEFAULT_PAIRS = 3
+_EXAMPLES = """\
+examples:
+  evenlane probe run differential --reflector https://reflector.example:8443#sha256=HEX
+  evenlane probe run differential --reflector URL --app youtube --pairs 12 --out run.jsonl
+"""
+
+
+def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `probe` and its subcommands."""
+    parser = sub.add_parser("probe", help="measure this line, and what belongs to it")
+    parser.set_defaults(func=lambda _: _usage(parser))
+    commands = parser.add_subparsers(dest="probe_command", metavar="COMMAND")
+    _add_list(commands)
+    _add_run(commands)
+    for name, text, func in (
+        ("status", "tell this probe's key and its last run", _status),
+        ("spool", "list or send the records that no collector has yet", _spool),
+        ("doctor", "check what this machine can do", _doctor),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        _common(command, func)
+        if name == "spool":
+            command.add_argument("--collector", metavar="URL", help="send them there, oldest first")
+        if name == "doctor":
+            command.add_argument("--reflector", metavar="URL", help="also try to reach this reflector")
+            command.add_argument("--bind", metavar="ADDR", help="local address to connect from")
+
+
+def _usage(parser: argparse.ArgumentParser) -> int:
+    parser.print_help(sys.stderr)
+    return 2
+
+
+def _common(parser: argparse.ArgumentParser, func: Callable[[argparse.Namespace], int]) -> None:
+    parser.add_argument(
+        "--state", metavar="DIR", type=Path, help="key, counter and spool (default: $XDG_STATE_HOME/evenlane/probe)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    parser.set_defaults(func=func)
+
+
+def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "list the nettests and the app profiles"
+    _common(commands.add_parser("list", help=text, description=text), _list)
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "run one nettest against a reflector"
+    run = commands.add_parser(
+        "run", help=text, description=text, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    run.add_argument("nettest", metavar="NETTEST", help="which one (see `evenlane probe list`)")
+    run.add_argument(
+        "--reflector", metavar="URL", required=True, help="https://HOST:PORT, optionally with a #sha256= pin"
+    )
+    run.add_argument("--app", metavar="NAME", action="append", default=[], help="repeatable (default: three apps)")
+    run.add_argument(
+        "--pairs",
+        metavar="N",
+        type=int,
+        default=DEFAULT_PAIRS,
+        help=f"pairs of each app and direction (default {DEFAULT_PAIRS}; one extra in ten compares two neutral names)",
+    )
+    run.add_argument(
+        "--pace-mbps", metavar="R", type=float, help="send no faster (default: calibrate, at most 12; 0: unlimited)"
+    )
+    run.add_argument("--segment-s", metavar="S", type=float, default=4.0, help="length of one transfer (default 4)")
+    run.add_argument("--direction", choices=("down", "up", "both"), default="down", help="(default down)")
+    run.add_argument("--out", metavar="FILE", type=Path, help="write the signed records here, one a line (replaced)")
+    run.add_argument("--collector", metavar="URL", help="upload the measurement there; kept in the spool if that fails")
+    run.add_argument("--bind", metavar="ADDR", help="local address to connect from")
+    run.add_argument(
+        "--progress",
+        choices=("auto", "lines", "json", "none"),
+        default="auto",
+        help="on stderr (default: one updating line on a terminal, else a line a pair)",
+    )
+    _common(run, _run)
+
+
+def _state(args: argparse.Namespace) -> State:
+    from probe.state import State, default_directory
+
+    return State(args.state or default_directory())
+
+
+# -- run --------------------------------------------------------------------------------------------------------
+
+
+def _run(args: argparse.Namespace) -> int:
+    from evenlane.cli import version
+    from evenlane.extras import CannotRun
+    from probe.netio.control import UrlError
+    from probe.nettests.base import OptionError, Options
+    from probe.profiles.model import ProfileError
+    from probe.runner import RunError, request_of, run
+    from probe.state import StateError, default_directory
+
+    options = Options(
+        apps=tuple(args.app),
+        pairs=args.pairs,
+        direction=args.direction,
+        pace_mbps=args.pace_mbps,
+        segment_s=args.segment_s,
+    )
+    try:
+        request = request_of(
+            args.nettest,
+            options,
+            reflector=args.reflector,
+            state=args.state or default_directory(),
+            out=args.out,
+            collector=args.collector,
+            bind=args.bind,
+            version=version(),
+        )
+    except (OptionError, ProfileError, UrlError) as error:
+        print(f"evenlane: {error}", file=sys.stderr)
+        return 2
+    show = _Show(args.progress)
+    show.begin(request.cost)
+    try:
+        ran = run(request, on_progress=show.pair, should_stop=_soft_stop(show))
+    except (RunError, StateError) as error:
+        show.end()
+        raise CannotRun(str(error)) from None
+    show.end()
+    return _tell(args, request, ran)
+
+
+def _tell(args: argparse.Namespace, request: Request, ran: Ran) -> int:
+    from evenlane.commands.probe_summary import plain, sentences, summary_of
+
+    summary = summary_of(ran)
+    document = plain(ran, summary, request)
+    request.state.remember({k: document[k] for k in ("session", "ended_ms", "pairs", "failure")})
+    if args.json:
+        print(json.dumps(document, ensure_ascii=False))
+    else:
+        print("\n".join(sentences(ran, summary, request)))
+    if not ran.session.results:
+        why = ran.session.complaint or (ran.measurement.failure or "stopped").replace("_", " ")
+        print(f"evenlane: no pair was finished ({why}); check the reflector and try again", file=sys.stderr)
+        return 3
+    return 0
+
+
+def _soft_stop(show: _Show) -> Callable[[], bool]:
+    """The first signal ends the run after the pair that is open, a second Ctrl-C at once."""
+    wanted: list[int] = []
+
+    def handler(number: int, _: FrameType | None) -> None:
+        if wanted and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        wanted.append(number)
+        show.say("stopping after this pair (Ctrl-C again: at once)")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+    return lambda: bool(wanted)
+
+
+class _Show:
+    """Progress on stderr."""
+
+    def __init__(self, mode: str) -> None:
+        self._tty = mode == "auto" and sys.stderr.isatty()
+        self._mode = "lines" if mode == "auto" else mode
+        self._open = False
+
+    def begin(self, cost: Cost) -> None:
+        """What the run will take at most."""
+        megabytes = None if cost.bytes is None else round(cost.bytes / 1e6, 1)
+        if self._mode == "json":
+            self._json({"event": "start", "pairs": cost.pairs, "megabytes": megabytes, "seconds": round(cost.seconds)})
+            return
+        size = "as many bytes as the line carries" if megabytes is None else f"at most {megabytes:g} MB"
+        self.say(f"up to {cost.pairs} pairs, {size}, about {cost.seconds:.0f} s")
+
+    def pair(self, at: Progress) -> None:
+        """One pair is over."""
+        if self._mode == "json":
+            self._json(
+                {
+                    "event": "pair",
+                    "pair": at.pair,
+                    "app": at.app,
+                    "direction": at.direction,
+                    "kind": at.kind,
+                    "done": at.done,
+                    "of": at.of,
+                    "outcome": at.outcome,
+                    "app_mbps": None if at.app_mbps is None else round(at.app_mbps, 3),
+                    "neutral_mbps": None if at.neutral_mbps is None else round(at.neutral_mbps, 3),
+                }
+            )
+            return
+        names = (at.app, "neutral") if at.kind == "test" else ("one neutral name", "another")
+        rates = ", ".join(
+            f"{name} {'failed' if rate is None else f'{rate:.2f} Mbit/s'}"
+            for name, rate in zip(names, (at.app_mbps, at.neutral_mbps), strict=True)
+        )
+        text = f"pair {at.done} of {at.of}, {at.direction}: {rates}"
+        if self._tty:
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+            self._open = True
+        else:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        if self._mode == "none":
+            return
+        self.end()
+        if self._mode == "json":
+            self._json({"event": "note", "text": text})
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leave the updating line."""
+        if self._open:
+            print(file=sys.stderr)
+            self._open = False
+
+    @staticmethod
+    def _json(event: dict[str, Any]) -> None:
+        print(json.dumps(event), file=sys.stderr, flush=True)
+
+
+# -- the others -------------------------------------------------------------------------------------------------
+
+
+def _list(args: argparse.Namespace) -> int:
+    from evenlane.commands.probe_about import catalogue, catalogue_lines
+
+    found = catalogue()
+    print(json.dumps(found, ensure_ascii=False) if args.json else "\n".join(catalogue_lines(found)))
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from evenlane.commands.probe_about import status, status_lines
+
+    found = status(_state(args))
+    print(json.dumps(found) if args.json else "\n".join(status_lines(found)))
+    return 0
+
+
+def _spool(args: argparse.Namespace) -> int:
+    from evenlane.commands.probe_about import send_spool, spool_lines, spool_report
+    from evenlane.extras import CannotRun
+    from probe.netio.control import UrlError
+    from probe.upload import collector_url
+
+    state = _state(args)
+    sent = None
+    if args.collector:
+        try:
+            url = collector_url(args.collector)
+        except UrlError as error:
+            print(f"evenlane: {error}", file=sys.stderr)
+            return 2
+        sent = send_spool(state, url)
+    report = spool_report(state, sent)
+    print(json.dumps(report) if args.json else "\n".join(spool_lines(report)))
+    if sent is not None and sent.failure:
+        raise CannotRun(f"the collector did not take everything ({sent.detail or sent.failure}); try again later")
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from evenlane.commands.probe_about import doctor_lines, doctor_report
+
+    report = doctor_report(_state(args), args.reflector, args.bind)
+    print(json.dumps(report) if args.json else "\n".join(doctor_lines(report)))
+    return 0 if report["ok"] else 1
