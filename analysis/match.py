@@ -89,7 +89,7 @@ def _pair(
     sound = is_sound(receipt.session, pair) and (started is None or _agree(pair, started))
     lost = not sound or (session.needs_measurement and (measured is None or not _same(pair, measured)))
     segments = pair.segments if sound else ()
-    rates = [rate_mbps(s, pair.segment_s) for s in segments] or [None, None]
+    rates = pair_rates(segments, pair.segment_s)
     ends = [_end_ms(s) for s in segments]
     return Pair(
         cell=_cell(receipt.origin, pair, environment, operator),
@@ -186,3 +186,10 @@ def _flags(pair: ReceiptPair, measured: MeasuredPair | None, environment: Enviro
         (environment.data_cap_exhausted, "data_cap"),
     )
     return frozenset(flag for holds, flag in checks if holds)
+
+
+def pair_rates(segments: tuple[Segment, ...], segment_s: float) -> tuple[float | None, float | None]:
+    """Mbit/s of a pair's two segments, None for one that did not complete; both None where there are not two."""
+    if len(segments) != 2:
+        return None, None
+    return rate_mbps(segments[0], segment_s), rate_mbps(segments[1], segment_s)
