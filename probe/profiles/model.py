@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,9 @@ def parse(cls: type[T], content: str, source: str) -> T:
     stray = _unknown_key(cls, document, "")
     if stray:
         raise ProfileError(f"{source}: {stray}: unknown key")
+    for key, value in document.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ProfileError(f"{source}: {key}: must be a finite number")
     if "digest" in document:
         raise ProfileError(f"{source}: digest: is computed and cannot be set")
     try:
