@@ -39,6 +39,13 @@ def _u32(value: int) -> bytes:
     return struct.pack("=I", value)
 
 
+def _index(name: str) -> int:
+    try:
+        return socket.if_nametoindex(name)
+    except OSError as error:
+        raise OSError(errno.ENODEV, f"there is no link {name} in the namespace") from error
+
+
 class Netlink:
     """One rtnetlink socket in the namespace the caller is in when it is made."""
 
@@ -66,7 +73,7 @@ class Netlink:
         """Bring a link up; `mtu` in bytes and `queue` (txqueuelen) in packets, 0 leaves them alone."""
         flags = (_IFF_UP if up else 0) | (0 if arp else _IFF_NOARP)
         mask = _IFF_UP | (0 if arp else _IFF_NOARP)
-        body = struct.pack("=BxHiII", 0, 0, socket.if_nametoindex(name), flags, mask)
+        body = struct.pack("=BxHiII", 0, 0, _index(name), flags, mask)
         for kind, value in ((_IFLA_MTU, mtu), (_IFLA_TXQLEN, queue)):
             body += _attr(kind, _u32(value)) if value else b""
         body += _attr(_IFLA_ADDRESS, mac) if mac else b""
@@ -83,7 +90,7 @@ class Netlink:
     def add_address(self, name: str, address: str, prefix: int = 32) -> None:
         """Give a link an IPv4 address."""
         raw = socket.inet_aton(address)
-        body = struct.pack("=BBBBI", socket.AF_INET, prefix, 0, 0, socket.if_nametoindex(name))
+        body = struct.pack("=BBBBI", socket.AF_INET, prefix, 0, 0, _index(name))
         body += _attr(_IFA_LOCAL, raw) + _attr(_IFA_ADDRESS, raw)
         self._ask(_RTM_NEWADDR, _NLM_F_CREATE | _NLM_F_EXCL, body, f"giving {name} the address {address}")
 
@@ -97,7 +104,7 @@ class Netlink:
         network, _, length = prefix.partition("/")
         # scope link (253), protocol static (4), table main (254), type unicast (1)
         body = struct.pack("=BBBBBBBBI", socket.AF_INET, int(length), 0, 0, 254, 4, 253, 1, 0)
-        body += _attr(_RTA_DST, socket.inet_aton(network)) + _attr(_RTA_OIF, _u32(socket.if_nametoindex(name)))
+        body += _attr(_RTA_DST, socket.inet_aton(network)) + _attr(_RTA_OIF, _u32(_index(name)))
         body += _attr(_RTA_PREFSRC, socket.inet_aton(source)) if source else b""
         if congestion:
             body += _attr(_RTA_METRICS, _attr(_RTAX_CC_ALGO, congestion.encode() + b"\0"))

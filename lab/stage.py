@@ -188,7 +188,7 @@ class Stage:
         self.reflector_state.mkdir(parents=True, exist_ok=True)
         log = self.reflector_state / "log"
         with log.open("wb") as errors:
-            process = self._start(argv, None, stdout=subprocess.PIPE, stderr=errors)
+            process = self.start(argv, None, stdout=subprocess.PIPE, stderr=errors)
         started = _first_line(process)
         if not started:
             raise StageError(f"the reflector did not start: {_tail(log)}")
@@ -196,15 +196,25 @@ class Stage:
         url, hash_mark, pin = str(answer["url"]).partition("#")
         self.reflector_key = str(answer.get("key", ""))
         self._base, self._pin = url, hash_mark + pin
+        self.carry(ports)
+
+    @property
+    def server_address(self) -> str:
+        """Where a server on the internet's side is to listen."""
+        return loopback.REFLECTOR if self.driver == "relay" else network.POOL[0]
+
+    def address_for(self, operator: Operator) -> str:
+        """The address under which an operator's subscribers reach such a server."""
+        return loopback.operator_address(operator.number) if self.driver == "relay" else network.POOL[0]
+
+    def carry(self, ports: Sequence[int]) -> None:
+        """Let subscribers reach these TCP ports; only the relay has to be told."""
         if isinstance(self._world, loopback.Loopback):
-            self._world.carry(ports)
+            self._world.carry(list(ports))
 
     def reflector_url(self, operator: Operator) -> str:
         """The reflector as this operator's subscribers reach it."""
-        base = self._base
-        if self.driver == "relay":
-            base = base.replace(loopback.REFLECTOR, loopback.operator_address(operator.number))
-        return base + self._pin
+        return self._base.replace(self.server_address, self.address_for(operator)) + self._pin
 
     def run_probe(self, subscriber: Subscriber, arguments: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         """Start `evenlane probe run ARGUMENTS` at a subscriber's; reflector and state are filled in."""
@@ -212,10 +222,12 @@ class Stage:
         argv += ["--reflector", self.reflector_url(subscriber.operator), "--state", str(subscriber.state)]
         if subscriber.home is None:
             argv += ["--bind", subscriber.address]
-        return self._start(argv, subscriber, **options)
+        return self.start(argv, subscriber, **options)
 
-    def _start(self, argv: Sequence[str], subscriber: Subscriber | None, **options: Any) -> subprocess.Popen[bytes]:
-        """Start a program at a subscriber's, or on the internet's side."""
+    def start(
+        self, argv: Sequence[str], subscriber: Subscriber | None = None, **options: Any
+    ) -> subprocess.Popen[bytes]:
+        """Start a program at a subscriber's, or on the internet's side; it ends with the stage at the latest."""
         options.setdefault("env", module_environment())
         options.setdefault("stdin", subprocess.DEVNULL)
         if isinstance(self._world, network.Network):
