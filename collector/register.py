@@ -79,6 +79,10 @@ class Register:
         """The operator at a place."""
         return self._by_place[place]
 
+    def place_of(self, operator: str) -> int:
+        """The place of an operator that is in the register."""
+        return self._by_id[operator].place
+
     def resolve(self, origin: Origin) -> OperatorView:
         """The operator of an origin; an unknown one is appended. The number decides before the name does."""
         if origin.asn is not None and origin.asn in self._by_asn:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Final
 
 from analysis.cells import Assessment
 from analysis.logs import e_value
 from analysis.rules import State
-from collector.model import CellKey, CellView, EvidencePoint, Interval
-from collector.store.base import PairRow
-from probe.wire.records import Effect
+from collector.model import CaseEvent, CaseView, CellKey, CellView, EvidencePoint, Interval
+from collector.store.base import CaseRow, PairRow
 
 LEAST_PROBES: Final = 3
 _RESOLUTION: Final = 500
@@ -61,14 +61,6 @@ class Extras:
     def from_dict(cls, stored: Mapping[str, Any]) -> Extras:
         """Inverse of `to_dict`; nothing at all is an empty cell."""
         return cls(*(Counter(stored.get(name, {})) for name in ("app", "neutral", "counts")))
-
-
-def extras_of(rows: Iterable[PairRow]) -> Extras:
-    """Count many pairs."""
-    extras = Extras()
-    for row in rows:
-        extras.add(row)
-    return extras
 
 
 def _bump(counter: Counter[str], name: str, by: int) -> None:
@@ -116,24 +108,30 @@ def log10(log_e: float) -> float:
     return round(log_e / math.log(10), 6)
 
 
-def reasons_of(found: Assessment, *, listed: bool) -> tuple[str, ...]:
-    """Why no more is claimed, then the notes."""
+def reasons_of(found: Assessment, *, listed: bool, ended: bool) -> tuple[str, ...]:
+    """Why no more is claimed, then the notes. Of a case that has ended the case itself tells."""
     held_back: tuple[str, ...] = ()
-    if not listed and found.base in {"indication", "replicated"}:
+    if not listed and not ended and found.base in {"indication", "replicated"}:
         held_back = found.gates or ("below_case_threshold",)
     return (*held_back, *found.reasons)
 
 
 def cell_view(
-    found: Assessment, extras: Extras, *, country: str | None, listed: bool, case: str | None, now_ms: int
+    found: Assessment,
+    extras: Extras,
+    *,
+    country: str | None,
+    listed: bool,
+    ended: bool,
+    case: str | None,
+    now_ms: int,
 ) -> CellView:
     """One cell and effect as the public sees it."""
-    key = cell_key(found)
     if found.probes < LEAST_PROBES:
-        return _withheld(found, extras, key, country, now_ms)
+        return _withheld(found, extras, country=country, case=case, now_ms=now_ms)
     state: State = "corroborated" if listed else found.base
     return CellView(
-        key=key,
+        key=cell_key(found),
         country=country,
         state=state,
         e_value=float(f"{e_value(found.strength.whole):.6g}"),
@@ -152,7 +150,7 @@ def cell_view(
         undecided=found.prevalence.undecided,
         detectable_rate_mbps=found.detectable.rate_mbps,
         detectable_burst_kb=found.detectable.burst_kb,
-        reasons=reasons_of(found, listed=listed),
+        reasons=reasons_of(found, listed=listed, ended=ended),
         case=case,
         updated_ms=now_ms,
     )
@@ -171,9 +169,9 @@ def cell_key(found: Assessment) -> CellKey:
     )
 
 
-def _withheld(found: Assessment, extras: Extras, key: CellKey, country: str | None, now_ms: int) -> CellView:
+def _withheld(found: Assessment, extras: Extras, *, country: str | None, case: str | None, now_ms: int) -> CellView:
     return CellView(
-        key=key,
+        key=cell_key(found),
         country=country,
         state="insufficient",
         e_value=1.0,
@@ -193,7 +191,7 @@ def _withheld(found: Assessment, extras: Extras, key: CellKey, country: str | No
         detectable_rate_mbps=None,
         detectable_burst_kb=None,
         reasons=("fewer_than_3_probes",),
-        case=None,
+        case=case,
         updated_ms=now_ms,
     )
 
@@ -209,13 +207,19 @@ def evidence_point(found: Assessment, bucket_ms: int, *, listed: bool) -> Eviden
     )
 
 
-def empty_key(key: CellKey, effect: Effect) -> CellKey:
-    """The same cell, another effect."""
-    return CellKey(
-        operator=key.operator,
-        asn=key.asn,
-        app=key.app,
-        direction=key.direction,
-        access=key.access,
-        effect=effect,
+def shown_case(row: CaseRow, cell: CellView, history: tuple[CaseEvent, ...]) -> CaseView:
+    """A case as the public sees it: without its witnesses."""
+    case = row.case
+    return CaseView(
+        id=case.id,
+        cell=cell,
+        status=case.status,
+        supported=case.supported,
+        opened_ms=case.history[0].at_ms,
+        onset_day=date.fromordinal(case.onset_day).isoformat(),
+        ended_ms=next((event.at_ms for event in case.history if event.kind == "ended"), None),
+        smallest_coalition=row.numbers.smallest_coalition,
+        hypotheses=row.numbers.hypotheses,
+        threshold_log10_e=row.numbers.threshold_log10_e,
+        history=history,
     )

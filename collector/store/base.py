@@ -312,6 +312,10 @@ class Book(Protocol):
         """Put something into the outbox, in place of what waits there under the same topic."""
         ...
 
+    def send_hours(self) -> None:
+        """Put every hour that may be published into the outbox: a time-series store was added."""
+        ...
+
     def note(self, name: str, value: str) -> None:
         """Remember one text under a name."""
         ...

@@ -27,6 +27,7 @@ from collector.store.base import (
     Session,
 )
 from collector.store.rows import decode, encode
+from collector.views import LEAST_PROBES
 from probe.wire.records import Direction, Effect, PairKind
 
 LABELS = 10**9
@@ -328,6 +329,16 @@ class SqliteBook:
         """Put something into the outbox, in place of what waits there under the same topic."""
         self._db.execute(
             "INSERT OR REPLACE INTO outbox (kind, topic, body) VALUES (?, ?, ?)", (kind, topic, encode(body))
+        )
+
+    def send_hours(self) -> None:
+        """Put every hour that may be published into the outbox: a time-series store was added."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO outbox (kind, topic, body)"
+            " SELECT 'point', cell || '/' || effect || '/' || bucket_ms,"
+            " '{\"cell\":' || view || ',\"point\":' || point || '}' FROM hour"
+            " WHERE json_extract(view, '$.probes') >= ? ORDER BY bucket_ms",
+            (LEAST_PROBES,),
         )
 
     def note(self, name: str, value: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sqlite3
 from datetime import date
-from typing import Final
 
 from analysis.cases import Case
 from collector.model import (
@@ -23,12 +22,10 @@ from collector.model import (
     PairEvidence,
 )
 from collector.replay import by_pair
-from collector.store.base import CaseNumbers, PairRow
+from collector.store.base import CaseNumbers, CaseRow, PairRow
 from collector.store.rows import decode
+from collector.views import LEAST_PROBES, shown_case
 from probe.wire.records import Effect, PairRecord
-
-LEAST_PROBES: Final = 3
-"""A cell with fewer distinct probes shows how many there are and nothing else."""
 
 
 def cells(connection: sqlite3.Connection) -> list[CellView]:
@@ -49,7 +46,7 @@ def cases(connection: sqlite3.Connection) -> list[CaseView]:
 def case_view(connection: sqlite3.Connection, case_id: str) -> CaseView | None:
     """One case without its pairs."""
     found = connection.execute(
-        "SELECT c.body, c.numbers, v.view FROM cases c"
+        "SELECT c.body, c.numbers, v.view, c.cell FROM cases c"
         " JOIN verdict v ON v.cell = c.cell AND v.effect = c.effect WHERE c.id = ?",
         (case_id,),
     ).fetchone()
@@ -59,24 +56,8 @@ def case_view(connection: sqlite3.Connection, case_id: str) -> CaseView | None:
         decode(CaseEvent, body)
         for (body,) in connection.execute("SELECT body FROM case_event WHERE id = ? ORDER BY seq", (case_id,))
     )
-    return shown(decode(Case, found[0]), decode(CaseNumbers, found[1]), decode(CellView, found[2]), history)
-
-
-def shown(case: Case, numbers: CaseNumbers, cell: CellView, history: tuple[CaseEvent, ...]) -> CaseView:
-    """A case as the public sees it: without its witnesses."""
-    return CaseView(
-        id=case.id,
-        cell=cell,
-        status=case.status,
-        supported=case.supported,
-        opened_ms=case.history[0].at_ms,
-        onset_day=date.fromordinal(case.onset_day).isoformat(),
-        ended_ms=next((event.at_ms for event in case.history if event.kind == "ended"), None),
-        smallest_coalition=numbers.smallest_coalition,
-        hypotheses=numbers.hypotheses,
-        threshold_log10_e=numbers.threshold_log10_e,
-        history=history,
-    )
+    row = CaseRow(cell=found[3], case=decode(Case, found[0]), numbers=decode(CaseNumbers, found[1]))
+    return shown_case(row, decode(CellView, found[2]), history)
 
 
 def case(connection: sqlite3.Connection, case_id: str) -> CaseDetail | None:

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""From envelopes to verdicts, a few sessions at a time, each time within one transaction of the store.
+
+What is judged is a function of what is stored: in whichever order the records arrived, and whether they are judged
+as they come or all again, pairs, states, cells and hours are the same. Only the history of cases, which is
+append-only, remembers when something was found. Spec: spec/api.md, section "Judging".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from analysis.plan import DEFAULT_PLAN, HypothesisPlan
+from analysis.rules import RULES, Rules
+from collector.config import Config
+from collector.mind import Mind
+from collector.publishing import Publisher
+from collector.store.base import Book
+from collector.store.rows import encode
+from collector.taking import Taken, take
+
+MOST_CELLS: Final = 5000
+"""Cells kept in memory between two steps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one step did."""
+
+    sessions: int
+    pairs: int
+    """Pairs scored for the first time."""
+    cells: int
+    """Cells whose verdicts were written."""
+    left: bool
+    """More sessions wait."""
+
+
+class Judge:
+    """Judges what waits. Not thread-safe: `step` runs in the store's writer, one at a time."""
+
+    def __init__(self, config: Config, *, plan: HypothesisPlan = DEFAULT_PLAN, rules: Rules = RULES) -> None:
+        self._config = config
+        self._plan = plan
+        self._rules = rules
+        self._publisher = Publisher(
+            plan=plan, rules=rules, points=config.influx is not None, annotations=config.grafana is not None
+        )
+        self._mind: Mind | None = None
+
+    def forget(self) -> None:
+        """Drop what is remembered: after a step whose transaction did not come through."""
+        self._mind = None
+
+    def rejudge(self, book: Book) -> None:
+        """See to it that everything is judged again from the envelopes; the public sees the old until the end."""
+        book.pend_all()
+        book.note("rejudging", "yes")
+        self._mind = None
+
+    def step(self, book: Book, now_ms: int, most: int = 20) -> Step:
+        """Judge at most `most` sessions."""
+        mind = self._mind = self._mind or self._begin(book)
+        sessions = book.pending(most)
+        taken = Taken()
+        for session in sessions:
+            take(book, mind, session, taken)
+        book.settle(sessions)
+        left = bool(book.pending(1))
+        since, pairs = _rescore(book, mind, taken)
+        cells = 0
+        if book.noted("rejudging") != "yes":
+            cells = self._publisher.publish(book, mind, since, now_ms)
+        elif not left:
+            cells = self._publisher.publish(book, mind, dict.fromkeys(mind.numbers, 0), now_ms)
+            book.note("rejudging", "no")
+        mind.trim(MOST_CELLS)
+        return Step(sessions=len(sessions), pairs=pairs, cells=cells, left=left)
+
+    def _begin(self, book: Book) -> Mind:
+        mind = Mind(book, self._config, self._plan, self._rules)
+        if book.noted("judged_by") != self._judged_by():
+            if mind.numbers:
+                book.pend_all()
+                book.note("rejudging", "yes")
+            book.note("judged_by", self._judged_by())
+        points = "no" if self._config.influx is None else "yes"
+        if points == "yes" and book.noted("points") != "yes":
+            book.send_hours()
+        book.note("points", points)
+        return mind
+
+    def _judged_by(self) -> str:
+        """What, when it changes, makes every verdict out of date: rule, plan, and the register that people keep."""
+        config = self._config
+        told = [self._rules.digest(), self._plan.name, config.operators, config.timezone, config.timezones]
+        return hashlib.sha256(encode(told).encode()).hexdigest()
+
+
+def _rescore(book: Book, mind: Mind, taken: Taken) -> tuple[dict[int, int | None], int]:
+    """Score what changed. The cells to publish, and how many pairs were scored for the first time."""
+    since: dict[int, int | None] = {}
+    pairs = 0
+    for number in sorted(taken.touched):
+        cell = mind.cell(book, number)
+        tests = [started_ms for (kind, _), started_ms in cell.since.items() if kind == "test"]
+        if any(kind == "placebo" for kind, _ in cell.since):
+            since.update({other: since.get(other) for other in mind.line(cell.row)})
+        if tests:
+            since[number] = min(tests)
+        pairs += cell.rescore(book)
+        cell.save(book)
+    # Two networks that turned out to be one were never two: all hours of their cells change.
+    since.update(dict.fromkeys(taken.regrouped, 0))
+    return since, pairs
