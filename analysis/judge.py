@@ -49,7 +49,8 @@ class Ledger:
     _states: dict[tuple[CellKey, PairKind], dict[str, ProbeState]] = field(default_factory=dict)
     _histories: dict[tuple[CellKey, PairKind, str], OrderHistory] = field(default_factory=dict)
     _known: dict[tuple[str, int], tuple[Pair, Scored]] = field(default_factory=dict)
-    _first: dict[tuple[str, int | None], int] = field(default_factory=dict)
+    _first: dict[CellKey, int] = field(default_factory=dict)
+    """When the first pair of each cell started."""
 
     def put(self, pair: Pair) -> Scored:
         """Score and count a pair, or what is now known of it. O(log n).
@@ -70,8 +71,7 @@ class Ledger:
         states = self._states.setdefault((pair.cell, pair.kind), {})
         states.setdefault(pair.probe, ProbeState()).add(pair, scored, self.rules)
         self._known[pair.id] = (pair, scored)
-        name = (pair.cell.operator, pair.cell.asn)
-        self._first[name] = min(self._first.get(name, pair.started_ms), pair.started_ms)
+        self._first[pair.cell] = min(self._first.get(pair.cell, pair.started_ms), pair.started_ms)
         return scored
 
     def _remove(self, pair: Pair, scored: Scored) -> None:
@@ -93,10 +93,18 @@ class Ledger:
         found = [(p, s) for p, s in self._known.values() if p.cell == cell and p.kind == kind]
         return sorted(found, key=lambda entry: entry[0].order)
 
-    def place(self, cell: CellKey) -> int:
-        """The operator's place by its first started pair: a register for those who have none."""
-        ranked = sorted(self._first, key=lambda name: (self._first[name], name[0], name[1] or -1))
-        return ranked.index((cell.operator, cell.asn)) + 1
+    def cell_order(self) -> dict[CellKey, int]:
+        """Each cell's place by its first started pair: fixed before any of its coins."""
+        ranked = sorted(self._first, key=lambda cell: (self._first[cell], cell.order))
+        return {cell: place for place, cell in enumerate(ranked, start=1)}
+
+    def operator_order(self) -> dict[CellKey, int]:
+        """Each cell's operator's place by its first started pair: a register for those who have none."""
+        places: dict[tuple[str, int | None], int] = {}
+        found = {}
+        for cell in self.cell_order():
+            found[cell] = places.setdefault((cell.operator, cell.asn), len(places) + 1)
+        return found
 
     def assessments(self, enrolment: Mapping[str, Enrolment] | None = None) -> list[Assessment]:
         """Each cell and effect, short of the selection of cases."""
@@ -126,14 +134,11 @@ class Ledger:
         return found
 
     def verdicts(
-        self,
-        plan: HypothesisPlan = DEFAULT_PLAN,
-        *,
-        place: Callable[[CellKey], int] | None = None,
-        enrolment: Mapping[str, Enrolment] | None = None,
+        self, plan: HypothesisPlan = DEFAULT_PLAN, *, enrolment: Mapping[str, Enrolment] | None = None
     ) -> list[CellVerdict]:
-        """The verdict of every cell and effect."""
-        return decide(self.assessments(enrolment), plan, place or self.place, self.rules)
+        """The verdict of every cell and effect; operators and cells take their places by their first pairs."""
+        places, orders = self.operator_order(), self.cell_order()
+        return decide(self.assessments(enrolment), plan, places.__getitem__, order=orders.__getitem__, rules=self.rules)
 
 
 def judge(

@@ -16,8 +16,8 @@ from typing import Final
 from analysis.pairs import CellKey, Pair
 
 CELL: Final = CellKey("operator", 64500, "youtube", "down", "fixed")
-START_MS: Final = 1_790_000_000_000
-"""2026-09-21, 14:13 UTC."""
+START_MS: Final = 1_789_949_400_000
+"""2026-09-21, 00:10 UTC."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from analysis.plan import HypothesisPlan
 from analysis.rules import RULES, Rules, State
 
 Place = Callable[[CellKey], int]
-"""The operator's place in the register, counted from 1."""
+"""A place counted from 1: the operator's in the register, or the cell's in the order of first pairs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +77,23 @@ def _share(value: float | None) -> float | None:
 
 
 def decide(
-    assessments: Sequence[Assessment], plan: HypothesisPlan, place: Place, rules: Rules = RULES
+    assessments: Sequence[Assessment],
+    plan: HypothesisPlan,
+    place: Place,
+    *,
+    order: Place | None = None,
+    rules: Rules = RULES,
 ) -> list[CellVerdict]:
-    """Select the open cases among all hypotheses and give each its final state, in a fixed order."""
+    """Select the open cases among all hypotheses and give each its final state, in a fixed sequence.
+
+    `place` and `order` as in `HypothesisPlan.log_weight`.
+    """
     ordered = sorted(assessments, key=lambda a: (*a.cell.order, a.effect))
     unnamed = len({a.cell.app for a in ordered} - plan.named)
-    weights = [plan.log_weight(a.cell, a.effect, place(a.cell), unnamed) for a in ordered]
+    weights = [
+        plan.log_weight(a.cell, a.effect, place(a.cell), unnamed, order=order(a.cell) if order else None)
+        for a in ordered
+    ]
     cases = select([(a.log_case_e, w) for a, w in zip(ordered, weights, strict=True)], rules.alpha)
     return [
         _verdict(a, w, index in cases, len(cases), rules)

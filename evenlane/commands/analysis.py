@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             f"the files hold no pair to judge; give receipts.jsonl, started.jsonl or a probe's --out file.{refused}"
         )
     verdicts = judge(found.pairs, DEFAULT_PLAN, zones=found.zones, lost_known=found.lost_known)
-    notes = [*found.notes, _weights_note(DEFAULT_PLAN.name, DEFAULT_PLAN.hypotheses, RULES.alpha)]
+    notes = [*found.notes, _weights_note(DEFAULT_PLAN.name, RULES.alpha)]
     if args.json:
         whole: dict[str, Any] = {
             "cells": [verdict.row() for verdict in verdicts],
@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _weights_note(plan: str, hypotheses: int, alpha: float) -> str:
+def _weights_note(plan: str, alpha: float) -> str:
     return (
-        f"Cases are selected with the bundled plan {plan} ({hypotheses} families of hypotheses for each operator, "
-        f"operators in the order of their first pair): at most {alpha:.0%} of a list of cases is false in expectation."
+        f"Cases are selected with the bundled plan {plan}, operators and cells in the order of their first pairs: "
+        f"at most {alpha:.0%} of a list of cases is false in expectation."
     )

@@ -254,4 +254,4 @@ def test_unknown_operators_stay_apart_by_number():
         ):
             found.put(pair)
     assert len(found.cells()) == 2
-    assert sorted(found.place(cell) for cell in found.cells()) == [1, 2]
+    assert sorted(found.operator_order().values()) == [1, 2]
