@@ -117,6 +117,9 @@ class Stage:
             for number, scenario in enumerate(self._scenarios):
                 self._add(number, scenario)
             self._write_asn_db()
+        except OSError as error:
+            self._undo.close()
+            raise StageError(f"the emulated network could not be built: {error.strerror or error}") from error
         except BaseException:
             self._undo.close()
             raise

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""`evenlane lab`: emulated operators with known behaviour, to see whether the product finds the truth."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import datetime
+
+_EXAMPLES = """\
+examples:
+  evenlane lab run video-policed-by-name
+  evenlane lab run my-operator.toml another.toml --pairs 20 --json
+
+Scenario files are described in spec/lab.md. A name without a file means a bundled scenario.
+Exit codes: 0 exactly the truth was found, 1 something else was, 2 usage, 3 could not run.
+"""
+
+
+def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `lab` and its actions; imports nothing heavy."""
+    parser = sub.add_parser("lab", help="emulate operators and measure them", description="Emulated operators.")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    text = "measure emulated operators with real probes and compare the verdict with the scenario's truth"
+    run_parser = actions.add_parser(
+        "run", help=text, description=text, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    run_parser.add_argument("scenarios", metavar="SCENARIO.toml", nargs="+")
+    run_parser.add_argument(
+        "--driver", choices=("tun", "veth", "relay"), help="how to emulate (default: the first that works here)"
+    )
+    run_parser.add_argument("--probes", metavar="N", type=_count, default=3, help="subscribers, in parallel (3)")
+    run_parser.add_argument("--pairs", metavar="N", type=_count, default=12, help="pairs of each app (12)")
+    run_parser.add_argument("--segment-s", metavar="S", type=_seconds, default=1.0, help="length of a transfer (1)")
+    run_parser.add_argument("--direction", choices=("down", "up", "both"), default="down", help="(down)")
+    run_parser.add_argument(
+        "--now", metavar="ISO", type=_time, help="emulated local time for rules with hours (default: now)"
+    )
+    run_parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    run_parser.set_defaults(func=run)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 200:
+        raise argparse.ArgumentTypeError("must lie between 1 and 200")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0.2 <= number <= 120:
+        raise argparse.ArgumentTypeError("must lie between 0.2 and 120 seconds")
+    return number
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("must be a time such as 2026-03-02T20:00") from error
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the scenarios; 0 when each one's corroborated effects are exactly its truth."""
+    from evenlane.extras import CannotRun, load
+
+    lab = load("lab.run", extra="lab")
+    from lab.drivers import NoDriver
+    from lab.scenario import ScenarioError
+    from lab.stage import StageError
+
+    try:
+        scenarios = lab.load_all(args.scenarios)
+    except ScenarioError as error:
+        print(f"evenlane: {error}", file=sys.stderr)
+        return 2
+    plan = lab.Plan(
+        probes=args.probes,
+        pairs=args.pairs,
+        segment_s=args.segment_s,
+        direction=args.direction,
+        driver=args.driver,
+        now=args.now,
+    )
+    try:
+        outcomes = lab.run_all(scenarios, plan)
+    except (NoDriver, ScenarioError, StageError) as error:
+        raise CannotRun(str(error)) from error
+    if args.json:
+        print(json.dumps({"scenarios": [outcome.as_json() for outcome in outcomes]}, allow_nan=False))
+    else:
+        print(lab.table(outcomes))
+    wrong = [outcome for outcome in outcomes if not outcome.ok]
+    void = next((outcome.void_reason for outcome in wrong if outcome.void_reason), None)
+    if void and all(outcome.void_reason for outcome in wrong):
+        raise CannotRun(f"this machine was too busy for a verdict ({void}); try again when it is idle")
+    return 1 if wrong else 0

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""`evenlane lab run`: does the product find what a scenario says is true, and nothing else?
+
+Real probes measure through an emulated operator against a real reflector; the analysis room judges the
+signed records; the effects of corroborated cells are compared with the scenario's truth. spec/lab.md
+section 5.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from lab import relay
+from lab.classify import name_matches
+from lab.drivers import DriverName, choose_driver
+from lab.model import Scenario
+from lab.namespaces import module_command, module_environment
+from lab.scenario import ScenarioError, load
+from lab.stage import Stage, StageError
+from probe.profiles import model as profiles
+
+BUNDLED: Final = Path(__file__).with_name("scenarios")
+POLL_S: Final = 0.5
+PROGRESS_S: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured: the options of `evenlane lab run`."""
+
+    probes: int = 3
+    pairs: int = 12
+    segment_s: float = 1.0
+    direction: str = "down"
+    driver: str | None = None
+    now: datetime | None = None
+
+    @property
+    def day_s(self) -> float:
+        """The emulated local time of day in seconds."""
+        now = self.now or datetime.now().astimezone()
+        return now.hour * 3600 + now.minute * 60 + now.second
+
+    def patience_s(self, apps: int) -> float:
+        """When a probe that has not ended never will: every transfer failing at its slowest, and a start."""
+        directions = 2 if self.direction == "both" else 1
+        return 60 + (self.pairs * 1.1 + 2) * apps * directions * 2 * (self.segment_s + 10)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one scenario's run found."""
+
+    name: str
+    driver: str
+    expected: list[str]
+    found: list[str]
+    cells: list[dict[str, Any]]
+    seconds: float
+    void_reason: str | None
+    apps: list[str]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether exactly the truth was found."""
+        return self.found == self.expected
+
+    def as_json(self) -> dict[str, Any]:
+        """The scenario's row of `--json`."""
+        return {**vars(self), "ok": self.ok}
+
+
+def find(name: str) -> Path:
+    """The file of that path, else the bundled scenario of that name."""
+    path = Path(name)
+    bundled = BUNDLED / f"{name}.toml"
+    return bundled if not path.exists() and bundled.exists() else path
+
+
+def load_all(names: Sequence[str]) -> list[Scenario]:
+    """Read every scenario before any is run; raises ScenarioError."""
+    scenarios = [load(find(name)) for name in names]
+    known = set(profiles.available())
+    for scenario in scenarios:
+        unknown = sorted({app for app, _ in scenario.expect} - known)
+        if unknown:
+            choices = ", ".join(sorted(known - {profiles.NEUTRAL}))
+            raise ScenarioError(
+                f"{scenario.name}: expect.effects: there is no profile of an app {unknown[0]}; known are {choices}"
+            )
+    return scenarios
+
+
+def apps_of(scenario: Scenario) -> list[str]:
+    """What to measure: apps the truth names or a rule's names match, else the three default apps."""
+    apps = {app for app, _ in scenario.expect}
+    patterns = [pattern for rule in scenario.rules for pattern in rule.match.host_names]
+    for app in profiles.available():
+        if app != profiles.NEUTRAL and patterns:
+            names = profiles.load(app).names
+            if any(name_matches(pattern, name) for pattern in patterns for name in names):
+                apps.add(app)
+    return sorted(apps) or list(profiles.DEFAULT_APPS)
+
+
+def run_all(scenarios: Sequence[Scenario], plan: Plan) -> list[Outcome]:
+    """Run scenarios one after the other; raises NoDriver, ScenarioError or StageError."""
+    driver = choose_driver(plan.driver)
+    if driver == "relay":
+        for scenario in scenarios:
+            if why := relay.refusal(scenario):
+                raise ScenarioError(f"{scenario.name}: {why}")
+    return [run_one(scenario, plan, driver) for scenario in scenarios]
+
+
+def run_one(scenario: Scenario, plan: Plan, driver: DriverName) -> Outcome:
+    """Measure one emulated operator and judge what was recorded."""
+    apps, began = apps_of(scenario), time.monotonic()
+    say(
+        f"{scenario.name}: driver {driver}, {plan.probes} probes in parallel, {plan.pairs} pairs of "
+        f"{plan.segment_s:g} s, {plan.direction}, of each of {', '.join(apps)}"
+    )
+    with Stage([scenario], driver=driver, subscribers=plan.probes, day_s=plan.day_s) as stage:
+        stage.start_reflector()
+        outs = _measure(stage, plan, apps)
+        cells = _verdict(outs + stage.records)
+        void = stage.void_reason()
+        notes = stage.notes
+    return Outcome(
+        name=scenario.name,
+        driver=driver,
+        expected=scenario.expected,
+        found=accused(cells),
+        cells=cells,
+        seconds=round(time.monotonic() - began, 1),
+        void_reason=void,
+        apps=apps,
+        notes=notes,
+    )
+
+
+def accused(cells: Sequence[dict[str, Any]]) -> list[str]:
+    """The effects a case would be opened for: those of corroborated cells."""
+    return sorted({f"{cell['app']}:{cell['effect']}" for cell in cells if cell["state"] == "corroborated"})
+
+
+def _measure(stage: Stage, plan: Plan, apps: Sequence[str]) -> list[Path]:
+    """Run all probes at once; returns the files of their records."""
+    arguments = ["differential", *(word for app in apps for word in ("--app", app))]
+    arguments += ["--pairs", str(plan.pairs), "--segment-s", str(plan.segment_s), "--direction", plan.direction]
+    arguments += ["--progress", "json"]
+    outs, logs, running = [], [], []
+    for subscriber in stage.operators[0].subscribers:
+        outs.append(stage.directory / f"out-{subscriber.index}.jsonl")
+        logs.append(stage.directory / f"probe-{subscriber.index}.log")
+        with logs[-1].open("wb") as errors:
+            running.append(
+                stage.run_probe(
+                    subscriber, [*arguments, "--out", str(outs[-1])], stdout=subprocess.DEVNULL, stderr=errors
+                )
+            )
+    deadline, shown = time.monotonic() + plan.patience_s(len(apps)), time.monotonic()
+    while any(process.poll() is None for process in running):
+        if time.monotonic() > deadline:
+            raise StageError(
+                f"a probe did not end in {plan.patience_s(len(apps)):.0f} s; its last words: {_last(logs)}"
+            )
+        if time.monotonic() - shown >= PROGRESS_S:
+            shown = time.monotonic()
+            done = [_progress(log) for log in logs]
+            say(f"  {sum(d for d, _ in done)} of {sum(o for _, o in done)} pairs")
+        time.sleep(POLL_S)
+    for process, log in zip(running, logs, strict=True):
+        if process.returncode:
+            raise StageError(f"a probe ended with exit code {process.returncode}: {_last([log])}")
+    return outs
+
+
+def _progress(log: Path) -> tuple[int, int]:
+    """Pairs done and planned by the last progress line of a probe."""
+    done, of = 0, 0
+    for line in log.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            event = json.loads(line)
+            if event.get("event") == "start":
+                of = int(event["pairs"])
+            elif event.get("event") == "pair":
+                done, of = int(event["done"]), int(event["of"])
+    return done, of
+
+
+def _last(logs: Sequence[Path]) -> str:
+    lines = [line for log in logs for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "none"
+
+
+def _verdict(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """The cells as the product's own command judges them from the files."""
+    argv = module_command("evenlane.cli", "analysis", "verdict", "--json", *(str(file) for file in files))
+    judged = subprocess.run(argv, env=module_environment(), capture_output=True, check=False)
+    if judged.returncode:
+        words = judged.stderr.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"]
+        raise StageError(f"the records could not be judged: {words[-1]}")
+    cells: list[dict[str, Any]] = json.loads(judged.stdout)["cells"]
+    return cells
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Truth against verdict, and of each cell what speaks most."""
+    lines = [f"{'scenario':<28} {'driver':<6} {'truth':<24} {'found':<24}"]
+    for one in outcomes:
+        mark = "ok" if one.ok else "DIFFERS"
+        truth, found = ", ".join(one.expected) or "none", ", ".join(one.found) or "none"
+        lines.append(f"{one.name:<28} {one.driver:<6} {truth:<24} {found:<24} {mark} ({one.seconds:.0f} s)")
+        lines += [f"  {_cell_line(cell)}" for cell in one.cells if _speaks(cell, one)]
+        lines += [f"  note: {note}" for note in one.notes]
+        if one.void_reason:
+            lines.append(f"  void: {one.void_reason}")
+    return "\n".join(lines)
+
+
+def _speaks(cell: dict[str, Any], outcome: Outcome) -> bool:
+    """Slowing is shown of every app, another effect where there is evidence of it or it was expected."""
+    key = f"{cell['app']}:{cell['effect']}"
+    return cell["effect"] == "slowing" or key in outcome.expected or key in outcome.found or cell["e_value"] >= 20
+
+
+def _cell_line(cell: dict[str, Any]) -> str:
+    size = cell["slowdown"]
+    slower = f"{size['estimate']:+.0%} ({size['low']:+.0%} to {size['high']:+.0%})" if size else "no rates"
+    what = f"{cell['app']} {cell['direction']} {cell['effect']}"
+    reasons = f" [{', '.join(cell['reasons'])}]" if cell["reasons"] else ""
+    state = cell["state"].replace("_", " ")
+    return f"{what:<28} {slower:<26} E = {cell['e_value']:<9.3g} {cell['pairs']} pairs: {state}{reasons}"
+
+
+def say(words: str) -> None:
+    """Progress goes to standard error."""
+    print(words, file=sys.stderr, flush=True)
