@@ -16,7 +16,7 @@ from analysis.pairs import CellKey
 from probe.wire.records import Access, Direction, Effect, Weight
 
 REMAINDER: Final = "*"
-"""Stands for all apps that a plan does not name; they share its weight equally."""
+"""Stands for all apps that a plan does not name; they share its weight by their first pairs."""
 
 Family = tuple[str, Direction, Access, Effect]
 
@@ -43,14 +43,14 @@ class HypothesisPlan:
         return sum(1 for weight in self.weights.values() if weight > 0)
 
     def log_weight(
-        self, cell: CellKey, effect: Effect, place: int, unnamed: int = 1, *, order: int | None = None
+        self, cell: CellKey, effect: Effect, place: int, unnamed: float = 1, *, order: int | None = None
     ) -> float:
         """log γ of a hypothesis; -inf for what can never be a case.
 
-        Its family's weight times that of the operator's `place` in the register. `unnamed`: how many apps
-        outside the plan share the remainder. Where `order` is given (the cell is the so-manieth in which any pair
-        was started, from 1), half the budget goes by it instead: settled before the cell's data too, and larger
-        wherever few cells are measured.
+        Its family's weight times that of the operator's `place` in the register. `unnamed`: of an app outside the
+        plan, the inverse of its share of the remainder. Where `order` is given (the cell's place in the order of
+        first started pairs, from 1), half the budget goes by it instead: it is settled before the cell's data too,
+        and larger wherever few cells are measured.
         """
         named = cell.app in self.named
         family = (cell.app if named else REMAINDER, cell.direction, cell.access, effect)

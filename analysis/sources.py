@@ -47,6 +47,9 @@ class Records:
     refused: Counter[str] = field(default_factory=Counter)
     """Records set aside, by reason."""
     digests: set[str] = field(default_factory=set)
+    """Of the records used."""
+    seen: set[tuple[str, bytes]] = field(default_factory=set)
+    """Digest and signature of every envelope: the same one stands in a probe's file and in its reflector's."""
 
     @property
     def is_empty(self) -> bool:
@@ -99,8 +102,9 @@ def _take(records: Records, line: bytes, whole: bool, where: str) -> None:
             records.refused["cut_off_line"] += 1
             return
         raise SourceError(f"{where} is not a record of a probe or reflector ({error})") from None
-    if envelope.digest in records.digests:
+    if (envelope.digest, envelope.signature) in records.seen:
         return
+    records.seen.add((envelope.digest, envelope.signature))
     try:
         record = open_record(envelope)
     except WireError as error:

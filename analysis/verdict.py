@@ -17,7 +17,7 @@ from analysis.cells import Assessment
 from analysis.gates import Reason
 from analysis.logs import e_value
 from analysis.pairs import CellKey
-from analysis.plan import HypothesisPlan
+from analysis.plan import HypothesisPlan, place_weight
 from analysis.rules import RULES, Rules, State
 
 Place = Callable[[CellKey], int]
@@ -89,9 +89,11 @@ def decide(
     `place` and `order` as in `HypothesisPlan.log_weight`.
     """
     ordered = sorted(assessments, key=lambda a: (*a.cell.order, a.effect))
-    unnamed = len({a.cell.app for a in ordered} - plan.named)
+    shares = _unnamed_shares(ordered, plan, order)
     weights = [
-        plan.log_weight(a.cell, a.effect, place(a.cell), unnamed, order=order(a.cell) if order else None)
+        plan.log_weight(
+            a.cell, a.effect, place(a.cell), 1 / shares.get(a.cell.app, 1.0), order=order(a.cell) if order else None
+        )
         for a in ordered
     ]
     cases = select([(a.log_case_e, w) for a, w in zip(ordered, weights, strict=True)], rules.alpha)
@@ -99,6 +101,20 @@ def decide(
         _verdict(a, w, index in cases, len(cases), rules)
         for index, (a, w) in enumerate(zip(ordered, weights, strict=True))
     ]
+
+
+def _unnamed_shares(assessments: Sequence[Assessment], plan: HypothesisPlan, order: Place | None) -> dict[str, float]:
+    """Each unplanned app's share of the remainder, by its first pair (by name where that is not known).
+
+    An equal share would shrink with every new app, long after the data that it weighs.
+    """
+    first: dict[str, int] = {}
+    for a in assessments:
+        if a.cell.app not in plan.named:
+            place = order(a.cell) if order else 0
+            first[a.cell.app] = min(first.get(a.cell.app, place), place)
+    ranked = sorted(first, key=lambda app: (first[app], app))
+    return {app: place_weight(place) for place, app in enumerate(ranked, start=1)}
 
 
 def _verdict(a: Assessment, log_weight: float, is_case: bool, cases: int, rules: Rules) -> CellVerdict:
