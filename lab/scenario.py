@@ -31,6 +31,7 @@ from lab.model import (
 )
 
 MAX_RULES: Final = 64
+MAX_NAME: Final = 64
 MAX_MBPS: Final = 100_000.0
 _COMMON: Final = ("match", "action", "after_kb", "linger_s", "hours", "share")
 _RATES: Final = ("down_mbps", "up_mbps", "burst_kb")
@@ -154,6 +155,8 @@ def from_table(table: Mapping[str, Any]) -> Scenario:
     name = top.text("name")
     if name is None:
         raise top.refuse("name", "is missing; give the operator a name")
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise top.refuse("name", f"must be printable and at most {MAX_NAME} characters long")
     rules = top.get("rule")
     if rules is not None and not isinstance(rules, list):
         raise top.refuse("rule", "must be an array of tables; write [[rule]]")

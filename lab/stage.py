@@ -13,6 +13,7 @@ spec/lab.md section 4.
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import signal
 import socket
@@ -170,8 +171,10 @@ class Stage:
         self.operators.append(operator)
 
     def _write_asn_db(self) -> None:
-        rows = [f"{one.prefix},{one.asn},{COUNTRY},{one.name},fixed" for one in self.operators]
-        self.asn_db.write_text("\n".join(["prefix,asn,country,operator,access", *rows]) + "\n", encoding="utf-8")
+        with self.asn_db.open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(("prefix", "asn", "country", "operator", "access"))
+            table.writerows((one.prefix, one.asn, COUNTRY, one.name, "fixed") for one in self.operators)
 
     def collector_socket(self, port: int) -> tuple[socket.socket, str]:
         """A listening socket that probes and reflector reach, and the URL they are to use (plain HTTP)."""

@@ -29,6 +29,7 @@ def rule(match: str = 'sni = "*.example.org"', action: str = "block", rest: str 
     ("text", "says"),
     [
         ("[link]", "name: is missing"),
+        ('name = "x\\ny"', "name: must be printable"),
         ('name = "x"\n[lnk]', "lnk: unknown key; did you mean link?"),
         ('name = "x"\n[link]\ndown = 3', "link.down: unknown key; did you mean down_mbps?"),
         ('name = "x"\n[link]\ndown_mbps = "3"', "link.down_mbps: must be a number"),
