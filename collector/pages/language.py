@@ -90,6 +90,11 @@ class Words:
         pattern = "0.00" if abs(mbps) < 0.995 else "0.0" if abs(mbps) < 99.5 else "#,##0"
         return f"{self._decimal(mbps, pattern)}{THIN}Mbit/s"
 
+    def mark(self, mbps: float, *, unit: bool) -> str:
+        """A rate on an axis: as few decimals as it needs, and the unit on one mark only."""
+        figure = self._decimal(mbps, "#,##0.###")
+        return f"{figure}{THIN}Mbit/s" if unit else figure
+
     def size(self, kilobytes: float) -> str:
         """An amount of data; kB = 1000 bytes."""
         if kilobytes >= 1000:
@@ -111,8 +116,8 @@ class Words:
         return first, f"{self._decimal(math.ceil(min(high, 10.0) * 100 - 1e-9), '#,##0')}{THIN}%"
 
     def evidence(self, log10_e: float) -> str:
-        """Strength of evidence: 0.4, 37, 12,000, and powers of ten from a million on."""
-        if log10_e >= 6:
+        """Strength of evidence: 0.4, 37, 12,000, 25,000,000, and powers of ten from a thousand million on."""
+        if log10_e >= 9:
             exponent = min(300, math.floor(log10_e + 1e-9))
             return "10" + str(exponent).translate(_SUPERSCRIPTS)
         value = 10.0 ** max(log10_e, -300.0)
@@ -138,7 +143,9 @@ class Words:
             return str(day)
         pattern = "d. MMMM y" if self.language == "de" else "d MMMM y"
         text = str(format_date(on, pattern, locale=_LOCALES[self.language]))
-        return text.replace("1 ", "1er ", 1) if self.language == "fr" and on.day == 1 else text
+        if self.language == "fr" and on.day == 1:
+            text = text.replace("1 ", "1er ", 1)
+        return text.replace(" ", "\u00a0")
 
     def day_of(self, time_ms: int) -> str:
         """The UTC day of a Unix time in ms."""

@@ -179,7 +179,8 @@ def _entries(words: Words, cells: Sequence[CellView], cases: dict[str, CaseView]
 
 
 def _entry(words: Words, cell: CellView, case: CaseView | None, *, claim: bool) -> Entry:
-    found = short_size(words, cell)
+    # Where nothing can be said yet, a figure would say it all the same.
+    found = None if shown_state(cell) in {"insufficient", "not_testable"} else short_size(words, cell)
     hidden = cell.probes < LEAST_PROBES
     pairs = f"{words.count('size.pairs', cell.pairs)}, {words.count('size.probes', cell.probes)}"
     return Entry(

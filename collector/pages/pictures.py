@@ -144,8 +144,9 @@ def slopes(words: Words, pairs: Sequence[PairRecord], app: str, effect: Effect) 
     for mark in marks:
         content += [
             svg.line(17, down(mark), 100, down(mark), "grid"),
-            svg.text(16, down(mark) + 4, words.rate(mark) if mark == marks[-1] else _bare(words, mark), anchor="end"),
+            svg.text(16, down(mark) + 4, words.mark(mark, unit=mark == marks[-1]), anchor="end"),
         ]
+    content += [svg.line(x, 16, x, 232, "grid strong") for x in (22, 95)]
     for pair in shown:
         y_app, y_other = down(pair.app_mbps or 0), down(pair.neutral_mbps or 0)
         content.append(svg.line(22, y_other, 95, y_app, "pair"))
@@ -291,11 +292,6 @@ def _steps(points: Sequence[tuple[float, float]]) -> str:
         written.append(f"{x:.1f},{y:.1f}")
         before = y
     return " ".join(written)
-
-
-def _bare(words: Words, mark: float) -> str:
-    """The figure of a rate without its unit, which the highest mark carries."""
-    return words.rate(mark).split("\u202f")[0] if mark else "0"
 
 
 def _spread(items: Sequence[_T], most: int) -> list[_T]:

@@ -111,9 +111,9 @@ def _key(request: web.Request) -> CellKey | None:
         operator=part["operator"],
         asn=None,
         app=part["app"],
-        direction=cast(Direction, direction),
-        access=cast(Access, access),
-        effect=cast(Effect, effect),
+        direction=cast("Direction", direction),
+        access=cast("Access", access),
+        effect=cast("Effect", effect),
     )
 
 

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""A small invented world in which every state occurs: for tests, pictures of the pages, and translators.
+
+`python -m collector.pages.example` serves the pages with it on loopback. Nothing here was measured, the
+operators do not exist, and no running collector imports this. Spec: spec/series.md, section "Pages".
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, cast
+
+from aiohttp import web
+
+from collector.config import Config
+from collector.keys import CONFIG, STORE
+from collector.model import (
+    CaseDetail,
+    CaseEvent,
+    CaseView,
+    CellDetail,
+    CellKey,
+    CellView,
+    EvidencePoint,
+    Interval,
+    OperatorView,
+    PairEvidence,
+    State,
+)
+from collector.series import HOUR_MS
+from collector.store.base import Store
+from probe.wire.records import Effect, PairRecord
+
+NOW_MS: Final = 1_795_352_400_000 - 1_795_352_400_000 % HOUR_MS
+"""A Sunday in November 2026, on the hour."""
+DAY: Final = "2026-11-01"
+"""The first of a month, which French writes differently from other days."""
+
+
+def key(operator: str, app: str, effect: Effect = "slowing", **changes: Any) -> CellKey:
+    """The key of a cell on a fixed line, download."""
+    plain = CellKey(operator=operator, asn=64500, app=app, direction="down", access="fixed", effect=effect)
+    return replace(plain, **changes)
+
+
+def cell(operator: str, app: str, state: State, effect: Effect = "slowing", **changes: Any) -> CellView:
+    """A cell whose figures suit its state; `changes` replaces what matters to a test."""
+    claim = state in {"indication", "replicated", "corroborated"}
+    log10_e = {"indication": 1.6, "replicated": 2.9, "corroborated": 7.4}.get(state, -0.8)
+    slow = Interval(estimate=0.62, low=0.551, high=0.688) if claim else Interval(estimate=0.01, low=-0.04, high=0.06)
+    if effect == "prioritising" and claim:
+        slow = Interval(estimate=-0.45, low=-0.61, high=-0.3)
+    rate = 10.2 * (1 - slow.estimate)
+    plain = CellView(
+        key=key(operator, app, effect),
+        country="NL",
+        state=state,
+        e_value=10.0**log10_e,
+        log10_e=log10_e,
+        slowdown=slow,
+        app_mbps=Interval(estimate=rate, low=rate * 0.93, high=rate * 1.06),
+        neutral_mbps=Interval(estimate=10.2, low=9.4, high=10.9),
+        pairs=48,
+        lost_pairs=2,
+        placebo_pairs=6,
+        failed_app=0,
+        failed_neutral=0,
+        probes=4,
+        slowed=3 if claim else 0,
+        clear=1 if claim else 4,
+        undecided=0,
+        detectable_rate_mbps=8.4,
+        detectable_burst_kb=1500.0,
+        reasons=("lost_unknown", "time_zone_unknown") if claim else (),
+        case=None,
+        updated_ms=NOW_MS,
+    )
+    return replace(plain, **changes)
+
+
+def blocked(operator: str, app: str, state: State = "corroborated", **changes: Any) -> CellView:
+    """A cell in which the app alone fails."""
+    plain = cell(operator, app, state, "blocking", failed_app=44, failed_neutral=1, slowdown=None, app_mbps=None)
+    return replace(plain, neutral_mbps=None, **changes)
+
+
+def case(ident: str, of: CellView, **changes: Any) -> CaseView:
+    """A case with the history that goes with its status."""
+    plain = CaseView(
+        id=ident,
+        cell=replace(of, case=ident),
+        status="open",
+        opened_ms=NOW_MS - 5 * 24 * HOUR_MS,
+        onset_day=DAY,
+        ended_ms=None,
+        smallest_coalition=3,
+        hypotheses=1890,
+        threshold_log10_e=4.6,
+        history=(event("opened", 5, 4.7), event("changed", 1, of.log10_e)),
+    )
+    return replace(plain, **changes)
+
+
+def event(what: Any, days_ago: int, log10_e: float, state: State = "corroborated", reason: str = "") -> CaseEvent:
+    """One line of a history."""
+    return CaseEvent(
+        at_ms=NOW_MS - days_ago * 24 * HOUR_MS,
+        what=what,
+        state=state,
+        log10_e=log10_e,
+        rule="evenlane-pairs@1:8c1f0e5a90d2b7c4",
+        inputs="7d9f2c41b0e85a63" * 4,
+        reason=reason,
+    )
+
+
+def pairs(of: CellView, seed: int = 1) -> tuple[PairRecord, ...]:
+    """As many pairs as the cell counts, with its rates or its failures, one lost and some placebo pairs."""
+    rng = random.Random(seed)
+    ratio = 1 - (of.slowdown.estimate if of.slowdown else 0)
+    made = []
+    for sequence in range(1, of.pairs + of.lost_pairs + of.placebo_pairs + 1):
+        neutral = 10.2 * math.exp(rng.gauss(0, 0.12))
+        kind, lost = ("placebo", False) if sequence % 9 == 0 else ("test", sequence in {14, 31})
+        app = neutral * (ratio if kind == "test" else 1) * math.exp(rng.gauss(0, 0.1))
+        fails = of.key.effect == "blocking" and kind == "test" and sequence % 12 != 5
+        made.append(
+            PairRecord(
+                v=1,
+                sequence=sequence,
+                kind=cast("Any", kind),
+                operator=of.key.operator,
+                asn=of.key.asn,
+                app=of.key.app,
+                direction=of.key.direction,
+                access=of.key.access,
+                day=DAY,
+                stratum="peak" if sequence % 3 else "rest",
+                probe=f"p{sequence % 4 + 1}",
+                network=f"n{sequence % 4 + 1}",
+                neutral_first=None if lost else rng.random() < 0.5,
+                lost=lost,
+                app_mbps=None if lost or fails else round(app, 3),
+                neutral_mbps=None if lost else round(neutral, 3),
+                app_end=None if lost else "reset" if fails else "complete",
+                neutral_end=None if lost else "complete",
+                pace_mbps=12.0,
+                segment_s=4.0,
+                edge=sequence % 4 == 0,
+            )
+        )
+    return tuple(made)
+
+
+def by_pair(of: CellView, seed: int = 1) -> tuple[PairEvidence, ...]:
+    """Evidence that wanders to the cell's strength."""
+    rng = random.Random(seed)
+    steps = [of.log10_e / of.pairs + rng.gauss(0, 0.12) for _ in range(of.pairs)]
+    shift = (of.log10_e - math.fsum(steps)) / of.pairs
+    at, made = 0.0, []
+    for sequence, step in enumerate(steps, start=1):
+        at += step + shift
+        made.append(PairEvidence(sequence=sequence, log10_e=at))
+    return tuple(made)
+
+
+def by_hour(of: CellView, hours: int) -> tuple[EvidencePoint, ...]:
+    """The same over hours, one every three."""
+    return tuple(
+        EvidencePoint(
+            bucket_ms=NOW_MS - (hours - i) * 3 * HOUR_MS,
+            pairs=of.pairs * (i + 1) // hours,
+            log10_e=of.log10_e * (i + 1) / hours + 0.2 * math.sin(i),
+            state=of.state,
+            slowdown=of.slowdown,
+        )
+        for i in range(hours)
+    )
+
+
+def detail(of: CaseView, hours: int = 0) -> CaseDetail:
+    """A case with its pictures; over pairs, or over time where `hours` is given."""
+    return CaseDetail(
+        case=of, pairs=pairs(of.cell), evidence_by_pair=by_pair(of.cell), evidence_by_hour=by_hour(of.cell, hours)
+    )
+
+
+@dataclass
+class ExampleStore:
+    """The reading half of a store, over a few invented cases."""
+
+    details: list[CaseDetail] = field(default_factory=list)
+    plain: list[CellView] = field(default_factory=list)
+    register: list[OperatorView] = field(default_factory=list)
+
+    def cells(self) -> list[CellView]:
+        """Those of the cases and those without."""
+        return [*(d.case.cell for d in self.details), *self.plain]
+
+    def cases(self) -> list[CaseView]:
+        """All cases."""
+        return [d.case for d in self.details]
+
+    def case(self, case_id: str) -> CaseDetail | None:
+        """One case."""
+        return next((d for d in self.details if d.case.id == case_id), None)
+
+    def evidence(self, key: CellKey) -> CellDetail | None:
+        """One cell."""
+        found = next((c for c in self.cells() if replace(c.key, asn=None) == replace(key, asn=None)), None)
+        if found is None:
+            return None
+        if found.probes < 3:
+            return CellDetail(cell=found, pairs=(), evidence_by_pair=(), evidence_by_hour=())
+        return CellDetail(cell=found, pairs=pairs(found), evidence_by_pair=by_pair(found), evidence_by_hour=())
+
+    def operators(self) -> list[OperatorView]:
+        """The register."""
+        return self.register
+
+
+def operator(ident: str, place: int, brand: str) -> OperatorView:
+    """An entry of the register."""
+    return OperatorView(
+        id=ident, place=place, brand=brand, asns=(64499 + place,), country="NL", timezone="UTC", configured=True
+    )
+
+
+def world() -> ExampleStore:
+    """Every state, a case of each kind, an ended one and one that is no longer supported."""
+    slowed = case("slow000001", cell("heron", "youtube", "corroborated"))
+    blocking = case("block00001", blocked("heron", "signal"))
+    faster = case("fast000001", cell("osprey", "netflix", "corroborated", "prioritising"))
+    over = case("ended00001", cell("osprey", "youtube", "no_indication"), status="ended", ended_ms=NOW_MS)
+    over = replace(over, history=(*over.history, event("ended", 0, -1.0, "no_indication")))
+    weak = case("weak000001", cell("plover", "signal", "replicated", reasons=("below_case_threshold",)))
+    weak = replace(weak, supported=False, history=(*weak.history, event("no_longer_supported", 0, 2.9, "replicated")))
+    few = cell("plover", "youtube", "insufficient", probes=1, slowdown=None, app_mbps=None, neutral_mbps=None)
+    return ExampleStore(
+        details=[detail(slowed), detail(blocking), detail(faster, hours=24), detail(over), detail(weak)],
+        plain=[
+            cell("heron", "youtube", "no_indication", "blocking"),
+            cell("heron", "netflix", "no_indication"),
+            cell("osprey", "signal", "indication", reasons=("leave_two_out",)),
+            cell("plover", "netflix", "inconclusive"),
+            replace(few, pairs=5, reasons=("fewer_than_3_probes",)),
+            cell("wren", "youtube", "not_testable", slowdown=None, reasons=("busy_lines",)),
+            replace(cell("wren", "netflix", "insufficient"), reasons=("few_pairs",)),
+        ],
+        register=[
+            operator("heron", 1, "Heron Telecom"),
+            operator("osprey", 2, "Osprey Mobiel"),
+            operator("plover", 3, "Plover & Zonen <Kabel>"),
+        ],
+    )
+
+
+def application(store: ExampleStore) -> web.Application:
+    """The pages alone, over an invented store."""
+    from collector.pages.routes import setup  # noqa: PLC0415 - only who serves the example needs the routes
+
+    app = web.Application()
+    app[STORE] = cast("Store", store)
+    app[CONFIG] = Config()
+    setup(app)
+    return app
+
+
+if __name__ == "__main__":
+    web.run_app(application(world()), host="127.0.0.1", port=8099)
