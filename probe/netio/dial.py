@@ -175,6 +175,21 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
+_INFO_BYTES: Final = 160
+_TCP_CLOSE: Final = 7
+
+
+def was_reset(sock: socket.socket) -> bool:
+    """Whether the connection ended by a reset rather than by the peer's FIN.
+
+    Asked of the kernel, because Python's ssl before 3.12 reports both as an end of stream.
+    """
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, _INFO_BYTES)[0] == _TCP_CLOSE
+    except (OSError, IndexError):
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class TcpInfo:
     """What Linux says of a connection (include/uapi/linux/tcp.h)."""
@@ -183,9 +198,6 @@ class TcpInfo:
     rtt_min_ms: float | None
     wire_bytes: int
     """Bytes both ways with TCP and IP headers, retransmissions left out."""
-
-
-_INFO_BYTES: Final = 160
 
 
 def tcp_info(sock: socket.socket) -> TcpInfo | None:

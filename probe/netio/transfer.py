@@ -15,7 +15,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from probe.netio.dial import Dialer, SenderOptions, WrongCertificate, local_address, prepare_sender, reset, tcp_info
+from probe.netio.dial import (
+    Dialer,
+    SenderOptions,
+    WrongCertificate,
+    local_address,
+    prepare_sender,
+    reset,
+    tcp_info,
+    was_reset,
+)
 from probe.protocol.session import UP_GRACE_S
 from probe.protocol.steps import Calibrate, RunSegment, SegmentFacts
 from probe.wire.failure import Failure, classify
@@ -193,12 +202,12 @@ def _receive(sock: ssl.SSLSocket, view: memoryview, moved: _Moved, clock: _Clock
                 break
             continue
         except OSError as error:
-            moved.failure = _ending(error, clock)
+            moved.failure = _ending(sock, error, clock)
+            return
+        if not got:
+            moved.failure = _ending(sock, EOFError(), clock)
             return
         last = monotonic()
-        if not got:
-            moved.failure = None if last >= clock.over else "end_of_stream"
-            return
         if first is None:
             first = last
         moved.bytes += got
@@ -222,14 +231,17 @@ def _send(sock: ssl.SSLSocket, view: memoryview, moved: _Moved, clock: _Clock, s
         except ssl.SSLWantWriteError:
             poller.poll((clock.limit - now) * 1000 + 1)
         except OSError as error:
-            moved.failure = _ending(error, clock)
+            moved.failure = _ending(sock, error, clock)
             return
     moved.failure = None if moved.bytes else "stalled"
 
 
-def _ending(error: OSError, clock: _Clock) -> Failure | None:
+def _ending(sock: ssl.SSLSocket, error: Exception, clock: _Clock) -> Failure | None:
     """An end at the segment's own time or later is its normal one, in whatever form the reset reached us."""
-    return None if time.monotonic() >= clock.over else classify(error, during="transfer")
+    if time.monotonic() >= clock.over:
+        return None
+    failure = classify(error, during="transfer")
+    return "connection_reset" if failure == "end_of_stream" and was_reset(sock) else failure
 
 
 def _calibrate_down(sock: ssl.SSLSocket, view: memoryview, step: Calibrate) -> float | None:
