@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""The three pictures: well-formed, true to the figures, told in words and as a table, safe with any name."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+
+import pytest
+
+from collector.model import CellView, Interval
+from collector.pages import palette, svg
+from collector.pages.example import blocked, by_hour, by_pair, cell, pairs
+from collector.pages.language import LANGUAGES, words
+from collector.pages.pictures import MOST_ROWS, MOST_SLOPES, Figure, evidence, lanes, slopes
+from collector.pages.render import static
+
+SVG = "{http://www.w3.org/2000/svg}"
+EN = words("en")
+
+
+def parsed(figure: Figure | None) -> ET.Element:
+    assert figure is not None
+    return ET.fromstring(str(figure.svg))  # noqa: S314 - our own output
+
+
+def width(element: ET.Element) -> float:
+    return float(element.attrib["width"].rstrip("%"))
+
+
+def bars(figure: Figure | None) -> dict[str, float]:
+    found = parsed(figure).iter(f"{SVG}rect")
+    return {bar.attrib["class"].split()[1]: width(bar) for bar in found if bar.attrib["class"].startswith("lane ")}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_picture_has_title_description_and_a_table_that_fits(language: str) -> None:
+    w, of = words(language), cell("heron", "youtube", "corroborated")  # type: ignore[arg-type]
+    for figure in (
+        lanes(w, of),
+        lanes(w, blocked("heron", "signal")),
+        slopes(w, pairs(of), "youtube", "slowing"),
+        evidence(w, by_pair(of), (), 4.6),
+        evidence(w, (), by_hour(of, 24), 4.6),
+    ):
+        root = parsed(figure)
+        assert figure is not None
+        assert root.attrib["role"] == "img"
+        title, description = root.find(f"{SVG}title"), root.find(f"{SVG}desc")
+        assert title is not None
+        assert description is not None
+        assert root.attrib["aria-labelledby"] == title.attrib["id"]
+        assert title.text == figure.title
+        assert description.text == figure.note
+        assert figure.rows
+        assert {len(row) for row in figure.rows} == {len(figure.head)}
+        assert "{" not in str(figure.svg) + "".join(figure.head)
+
+
+def test_lanes_are_on_one_scale() -> None:
+    of = cell("heron", "youtube", "corroborated")
+    found = bars(lanes(EN, of))
+    assert of.app_mbps is not None
+    assert of.neutral_mbps is not None
+    assert found["lane-app"] / found["lane-neutral"] == pytest.approx(
+        of.app_mbps.estimate / of.neutral_mbps.estimate, rel=0.01
+    )
+
+
+def test_even_treatment_gives_even_lanes() -> None:
+    even = Interval(estimate=10, low=9, high=11)
+    found = bars(lanes(EN, cell("heron", "youtube", "no_indication", app_mbps=even, neutral_mbps=even)))
+    assert found["lane-app"] == found["lane-neutral"]
+
+
+def test_lanes_of_blocking_show_the_share_that_worked() -> None:
+    found = bars(lanes(EN, blocked("heron", "signal")))
+    assert found["lane-app"] == pytest.approx(98 * 4 / 48, abs=0.01)
+    assert found["lane-neutral"] == pytest.approx(98 * 47 / 48, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        cell("h", "x", "insufficient", probes=2),
+        cell("h", "x", "insufficient", app_mbps=None),
+        blocked("h", "x", pairs=0, failed_app=0, failed_neutral=0),
+    ],
+)
+def test_without_figures_to_show_there_are_no_lanes(of: CellView) -> None:
+    assert lanes(EN, of) is None
+
+
+def test_slopes_draw_one_line_a_pair_and_a_cross_a_failure() -> None:
+    of = cell("heron", "youtube", "corroborated")
+    root = parsed(slopes(EN, pairs(of), "youtube", "slowing"))
+    lines = [e for e in root.iter(f"{SVG}line") if e.attrib["class"] == "pair"]
+    assert len(lines) == 48
+    assert all(float(line.attrib["y2"]) > float(line.attrib["y1"]) for line in lines), "a slower app lies lower"
+    stopped = pairs(blocked("heron", "signal"))
+    crosses = list(parsed(slopes(EN, stopped, "signal", "blocking")).iter(f"{SVG}path"))
+    assert len(crosses) == sum(p.app_mbps is None and not p.lost for p in stopped)
+
+
+def test_slopes_say_what_was_found_and_leave_lost_and_placebo_pairs_out() -> None:
+    of = cell("heron", "youtube", "corroborated")
+    assert slopes(EN, pairs(of), "youtube", "slowing").title == "In 48 of 48 pairs YouTube was slower"
+    assert slopes(EN, pairs(of), "youtube", "prioritising").title == "In 0 of 48 pairs YouTube was faster"
+    assert slopes(EN, (), "youtube", "slowing").title == EN("chart.pairs_finding_none")
+    rows = slopes(EN, pairs(of), "youtube", "slowing").rows
+    assert sum("two neutral names" in row[0] for row in rows) == 6
+    assert sum(row[3] == "lost" for row in rows) == 2
+
+
+def test_many_pairs_are_thinned_and_it_says_so() -> None:
+    of = cell("heron", "youtube", "corroborated", pairs=2000, lost_pairs=0)
+    figure = slopes(EN, pairs(of), "youtube", "slowing")
+    assert len([e for e in parsed(figure).iter(f"{SVG}line") if e.attrib["class"] == "pair"]) == MOST_SLOPES
+    assert "300 of" in figure.note
+    assert len(figure.rows) == MOST_ROWS
+    assert "100" in figure.more
+    drawn = evidence(EN, by_pair(of), (), 4.6)
+    assert drawn is not None
+    assert len(drawn.rows) == MOST_ROWS
+    assert drawn.more
+    assert len(str(drawn.svg)) < 40_000
+
+
+def test_evidence_says_when_it_passed_or_where_it_stands() -> None:
+    of = cell("heron", "youtube", "corroborated")
+    passed, short = evidence(EN, by_pair(of), (), 4.6), evidence(EN, by_pair(of), (), 9.5)
+    assert passed is not None
+    assert short is not None
+    first = next(p.sequence for p in by_pair(of) if p.log10_e >= 4.6)
+    assert passed.title == f"The evidence reached the threshold after {first} pairs"
+    assert short.title == "The evidence stands at 25,000,000; the threshold is 10⁹"
+    assert evidence(EN, (), (), 4.6) is None
+    over_time = evidence(EN, by_pair(of), by_hour(of, 24), 4.6)
+    assert over_time is not None
+    assert "November" in over_time.title
+
+
+@pytest.mark.parametrize("log10_e", [-400.0, -3.0, 0.0, 1e4, float("-inf")])
+def test_extreme_evidence_stays_inside_its_picture(log10_e: float) -> None:
+    of = cell("heron", "youtube", "corroborated")
+    points = tuple(replace(p, log10_e=log10_e) for p in by_pair(of))
+    root = parsed(evidence(EN, points, (), 4.6))
+    line = next(iter(root.iter(f"{SVG}polyline"))).attrib["points"]
+    heights = [float(point.split(",")[1]) for point in line.split()]
+    assert min(heights) >= 0
+    assert max(heights) <= 198
+
+
+def test_any_name_is_escaped() -> None:
+    nasty = '"><script>alert(1)</script>&'
+    figure = slopes(EN, pairs(cell("h", nasty, "corroborated")), nasty, "slowing")
+    assert "<script" not in str(figure.svg)
+    parsed(figure)
+
+
+@pytest.mark.parametrize("high", [0.004, 0.9, 1.0, 9.7, 10.0, 123.0, 1e6])
+def test_ticks_are_round_and_reach_the_top(high: float) -> None:
+    marks = svg.ticks(high)
+    assert marks[0] == 0
+    assert marks[-1] >= high * (1 - 1e-9)
+    assert 3 <= len(marks) <= 7
+    assert f"{marks[1]:e}"[0] in "125"
+
+
+def test_no_picture_needs_a_style_that_the_policy_refuses() -> None:
+    of = cell("heron", "youtube", "corroborated")
+    for figure in (lanes(EN, of), slopes(EN, pairs(of), "youtube", "slowing"), evidence(EN, by_pair(of), (), 4.6)):
+        assert figure is not None
+        assert " style=" not in str(figure.svg)
+
+
+STYLE = static("evenlane.css").decode()
+
+
+def test_the_style_sheet_has_the_colours_of_the_palette() -> None:
+    root, dark = STYLE.split("@media (prefers-color-scheme: dark)")[0], STYLE.split("(prefers-color-scheme: dark)")[1]
+    for colours, text in ((palette.LIGHT, root), (palette.DARK, dark.split("* {")[0])):
+        assert dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", text)) == colours
+    assert f"--on-state: {palette.INK}" in root
+    for state, colour in palette.STATE_COLOURS.items():
+        rule = re.search(rf"\.chip\.{state} \{{ background: (#[0-9a-f]{{6}})", STYLE)
+        assert rule is not None
+        assert rule[1] == colour
+    ended = re.search(r"\.chip\.ended \{ background: (#\w+)", STYLE)
+    assert ended is not None
+    assert ended[1] == palette.half(palette.STATE_COLOURS["corroborated"])
+
+
+@pytest.mark.parametrize("theme", [palette.LIGHT, palette.DARK], ids=["light", "dark"])
+def test_text_and_pictures_stand_out(theme: dict[str, str]) -> None:
+    for name in palette.TEXTS:
+        assert palette.contrast(theme[name], theme["ground"]) >= 4.5
+        assert palette.contrast(theme[name], theme["raised"]) >= 4.5
+    for name in palette.DRAWN:
+        assert palette.contrast(theme[name], theme["ground"]) >= 3
+    for colour in (*palette.STATE_COLOURS.values(), palette.half(palette.STATE_COLOURS["corroborated"])):
+        assert palette.contrast(palette.INK, colour) >= 4.5
+
+
+def test_contrast_is_that_of_the_guidelines() -> None:
+    assert palette.contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert palette.contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.01)

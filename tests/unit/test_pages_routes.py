@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""The pages over HTTP: what each says, in which language, with which headers, and what it keeps to itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+
+from collector.config import Config
+from collector.keys import CONFIG
+from collector.pages.example import ExampleStore, application, cell, world
+from collector.pages.language import LANGUAGES
+
+Client = TestClient[web.Request, web.Application]
+Opener = Callable[[web.Application], Awaitable[Client]]
+PAGES = ("/", "/case/slow000001", "/cell/osprey/signal/down/fixed/slowing", "/glossary", "/about")
+
+
+async def text_of(client: Client, path: str, **headers: str) -> str:
+    answer = await client.get(path, headers=headers)
+    assert answer.status == 200, path
+    return re.sub("[\u202f\u00a0]", " ", await answer.text())
+
+
+class Outline(HTMLParser):
+    """Levels of headings, ids, references to them, and links."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels: list[int] = []
+        self.ids: list[str] = []
+        self.named: set[str] = set()
+        self.links: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        values = dict(attrs)
+        if re.fullmatch("h[1-6]", tag):
+            self.levels.append(int(tag[1]))
+        if values.get("id"):
+            self.ids.append(values["id"] or "")
+        for name in ("aria-labelledby", "aria-describedby"):
+            self.named.update((values.get(name) or "").split())
+        if tag == "a" and values.get("href"):
+            self.links.append(values["href"] or "")
+
+
+def outline(text: str) -> Outline:
+    found = Outline()
+    found.feed(text)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_pages_are_well_built(aiohttp_client: Opener, page: str, language: str) -> None:
+    client = await aiohttp_client(application(world()))
+    text = await text_of(client, f"{page}?lang={language}")
+    found = outline(text)
+    assert f'<html lang="{language}">' in text
+    assert found.levels[0] == 1
+    assert found.levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in zip(found.levels, found.levels[1:], strict=False)), "no heading level is skipped"
+    assert len(set(found.ids)) == len(found.ids)
+    assert found.named <= set(found.ids)
+    assert {"header", "main", "footer", "nav"} <= set(found.tags)
+    assert not {"script", "style", "iframe", "img"} & set(found.tags)
+    assert " style=" not in text
+    for other in LANGUAGES:
+        assert f"lang={other}" in text
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_every_link_leads_somewhere(aiohttp_client: Opener, page: str) -> None:
+    client = await aiohttp_client(application(world()))
+    for link in outline(await text_of(client, page)).links:
+        if not link.startswith(("#", "/v1/")):
+            assert (await client.get(link)).status == 200, link
+
+
+async def test_the_policy_allows_our_own_style_and_nothing_else(aiohttp_client: Opener) -> None:
+    client = await aiohttp_client(application(world()))
+    for page in (*PAGES, "/case/nowhere", "/static/evenlane.css"):
+        headers = (await client.get(page)).headers
+        policy = headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; style-src 'self'")
+        assert "unsafe" not in policy
+        assert "script-src" not in policy
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert "Set-Cookie" not in headers
+
+
+async def test_the_language_comes_from_the_address_before_the_browser(aiohttp_client: Opener) -> None:
+    client = await aiohttp_client(application(world()))
+    answer = await client.get("/", headers={"Accept-Language": "nl-BE,nl;q=0.9"})
+    assert answer.headers["Content-Language"] == "nl"
+    assert answer.headers["Vary"] == "Accept-Language"
+    answer = await client.get("/?lang=de", headers={"Accept-Language": "nl"})
+    assert answer.headers["Content-Language"] == "de"
+
+
+async def test_the_overview_shows_state_size_interval_and_what_is_not_known(aiohttp_client: Opener) -> None:
+    text = await text_of(await aiohttp_client(application(world())), "/?lang=en")
+    for said in (
+        "3 cases are open:",
+        "Heron Telecom",
+        "corroborated",
+        "62 % slower",
+        "(55 to 69 %)",
+        "45 % faster",
+        "fails in 94 %",
+        "48 pairs, 4 probes",
+        "not measured",
+        "1,890 questions are asked at once",
+        "4 operators, 3 apps",
+        "volunteers are not a random sample",
+        "As of 22 November 2026, 13:00 UTC",
+        'href="/case/slow000001?lang=en"',
+    ):
+        assert said in text, said
+
+
+async def test_names_from_a_register_cannot_become_markup(aiohttp_client: Opener) -> None:
+    text = await text_of(await aiohttp_client(application(world())), "/")
+    assert "Plover &amp; Zonen &lt;Kabel&gt;" in text
+    assert "<Kabel>" not in text
+
+
+async def test_an_empty_collector_says_what_to_do(aiohttp_client: Opener) -> None:
+    client = await aiohttp_client(application(ExampleStore()))
+    text = await text_of(client, "/?lang=en")
+    assert "Nothing has been measured yet" in text
+    assert "evenlane demo" in text
+    assert f"--collector http://127.0.0.1:{client.port}" in text
+    assert "<table" not in text
+    assert "No data yet" in text
+
+
+async def test_below_three_probes_no_figure_leaves(aiohttp_client: Opener) -> None:
+    few = cell("wren", "youtube", "indication", probes=2, pairs=6)
+    client = await aiohttp_client(application(ExampleStore(plain=[few])))
+    for page in ("/?lang=en", "/cell/wren/youtube/down/fixed/slowing?lang=en"):
+        text = await text_of(client, page)
+        assert "fewer than 3 probes" in text
+        body = text.split("<main")[1].split('id="legend"')[0]
+        assert "not enough data" in body
+        for figure in ("62 %", "Mbit/s", "3.9", "10.2", "40.0", "indication"):
+            assert figure not in body, figure
+
+
+CASE_ORDER = {
+    "en": ("How sure we are", "What else could explain it", "What the regulation calls it", "What the operator answers",
+           "The data, and how"),
+    "nl": ("Hoe zeker we zijn", "Wat het anders kan verklaren", "Hoe de verordening het noemt",
+           "Wat de aanbieder antwoordt", "De gegevens, en hoe"),
+    "fr": ("À quel point nous sommes", "Ce qui pourrait l’expliquer", "Comment le règlement", "Ce que répond",
+           "Les données, et comment"),
+    "de": ("Wie sicher wir sind", "Was es sonst erklären", "Wie die Verordnung", "Was der Anbieter",
+           "Die Daten, und wie"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("ident", ["slow000001", "block00001", "fast000001", "ended00001", "weak000001"])
+async def test_a_case_tells_its_story_in_order(aiohttp_client: Opener, language: str, ident: str) -> None:
+    text = await text_of(await aiohttp_client(application(world())), f"/case/{ident}?lang={language}")
+    places = [text.index(heading) for heading in ('class="sentence"', *CASE_ORDER[language])]
+    assert places == sorted(places)
+    assert f"/v1/cases/{ident}" in text
+    assert "2015/2120" in text
+    assert text.count('role="img"') == 3
+    assert "evenlane-pairs@1" in text
+
+
+async def test_what_is_ruled_out_follows_the_data(aiohttp_client: Opener) -> None:
+    store = world()
+    detail = store.details[0]
+    blind = replace(detail, pairs=tuple(replace(pair, edge=None) for pair in detail.pairs))
+    client = await aiohttp_client(application(replace(store, details=[blind, *store.details[1:]])))
+    assert "No probe is known to sit at the edge" in await text_of(client, "/case/slow000001?lang=en")
+    assert "1 of 4 probes sit at the edge" in await text_of(client, "/case/block00001?lang=en")
+
+
+async def test_ended_cases_keep_their_page_and_say_so(aiohttp_client: Opener) -> None:
+    client = await aiohttp_client(application(world()))
+    assert "This ended on 22 November 2026." in await text_of(client, "/case/ended00001?lang=en")
+    assert "no longer supports this case" in await text_of(client, "/case/weak000001?lang=en")
+
+
+async def test_a_cell_points_to_its_case_and_its_other_questions(aiohttp_client: Opener) -> None:
+    client = await aiohttp_client(application(world()))
+    text = await text_of(client, "/cell/heron/youtube/down/fixed/slowing?lang=en")
+    assert "/case/slow000001?lang=en" in text
+    assert "/cell/heron/youtube/down/fixed/blocking?lang=en" in text
+    other = await text_of(client, "/cell/osprey/signal/down/fixed/slowing?lang=en")
+    assert "without the two strongest networks too little evidence remains" in other
+
+
+async def test_an_operator_with_any_name_has_a_page(aiohttp_client: Opener) -> None:
+    strange = cell("A/B & Söhne 100%?#", "youtube", "no_indication")
+    client = await aiohttp_client(application(ExampleStore(plain=[strange])))
+    links = [link for link in outline(await text_of(client, "/")).links if "/cell/" in link]
+    assert links
+    for link in links:
+        assert "A/B &amp; Söhne 100%?#" in await text_of(client, link)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/case/nowhere",
+        "/cell/heron/youtube/sideways/fixed/slowing",
+        "/cell/nobody/youtube/down/fixed/slowing",
+        "/static/secret",
+        "/static/..%2froutes.py",
+    ],
+)
+async def test_what_is_not_there_is_said_kindly(aiohttp_client: Opener, path: str) -> None:
+    answer = await (await aiohttp_client(application(world()))).get(path + "?lang=fr")
+    assert answer.status == 404
+    assert "Cette page n’existe pas" in await answer.text()
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+async def test_an_address_cannot_smuggle_markup_into_a_page(aiohttp_client: Opener) -> None:
+    client = await aiohttp_client(application(world()))
+    answer = await client.get('/cell/%3Cscript%3E/youtube/down/fixed/slowing?lang="><script>')
+    assert "<script" not in await answer.text()
+
+
+async def test_behind_a_proxy_addresses_are_those_of_readers(aiohttp_client: Opener) -> None:
+    app = application(world())
+    app[CONFIG] = Config(public_url="https://example.net/lanes")
+    text = await text_of(await aiohttp_client(app), "/case/slow000001?lang=en")
+    assert "https://example.net/lanes/case/slow000001" in text
+    assert 'href="/lanes/?lang=en"' in text
+    assert 'href="/lanes/static/evenlane.css?v=' in text
+    assert 'href="/lanes/v1/cases/slow000001"' in text
+
+
+async def test_the_style_may_be_kept_for_ever_under_its_version(aiohttp_client: Opener) -> None:
+    client = await aiohttp_client(application(world()))
+    found = re.search(r'href="(/static/evenlane\.css\?v=[0-9a-f]+)"', await text_of(client, "/"))
+    assert found is not None
+    assert "immutable" in (await client.get(found[1])).headers["Cache-Control"]
+    assert (await client.get(found[1])).content_type == "text/css"
+    assert (await client.get("/static/icon.svg")).content_type == "image/svg+xml"
+
+
+async def test_the_glossary_explains_the_words_used(aiohttp_client: Opener) -> None:
+    client = await aiohttp_client(application(world()))
+    for language in LANGUAGES:
+        text = await text_of(client, f"/glossary?lang={language}")
+        for anchor in ("asn", "sni", "policer", "shaper", "pair", "cell", "evalue"):
+            assert f'id="{anchor}"' in text
