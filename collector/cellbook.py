@@ -93,20 +93,17 @@ class Cell:
     def _touch(self, stream: Stream, started_ms: int) -> None:
         self.since[stream] = min(started_ms, self.since.get(stream, started_ms))
 
-    def rescore(self, book: Book) -> int:
-        """Score what changed, and every later pair whose order history changed with it. How many scores are new."""
-        fresh = 0
+    def rescore(self, book: Book) -> None:
+        """Score what changed, and every later pair whose order history changed with it."""
         for (kind, probe), since_ms in self.since.items():
             history = self._history(book, kind, probe)
             for row in book.stream(self.row.id, kind, probe, since_ms):
                 scored = score(history, row.pair, self.zone, rules=self.rules)
                 if scored != row.scored:
-                    fresh += row.scored is None
                     self._uncount(row)
                     counted = replace(row, scored=scored)
                     self._count(counted)
                     book.put_pair(counted)
-        return fresh
 
     def _history(self, book: Book, kind: PairKind, probe: str) -> OrderHistory:
         if (kind, probe) not in self._histories:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from collector.store.base import EnvelopeRow, Kind
@@ -31,7 +31,15 @@ MAX_AHEAD_MS: Final = 10 * 60 * 1000
 MAX_AGE_MS: Final = 90 * 86_400_000
 """And so old: a spool is sent within days, an archive is imported, not uploaded."""
 
-_STATUS: Final = {"too_large": 413, "too_many": 413, "bad_signature": 401, "unsupported_encoding": 415}
+_STATUS: Final = {
+    "bad_signature": 401,
+    "untrusted_reflector": 403,
+    "too_large": 413,
+    "too_many": 413,
+    "unsupported_encoding": 415,
+    "address": 422,
+}
+"""Every other reason is 400."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +51,8 @@ class Rejection:
     detail: str = ""
     path: str = ""
     id: str | None = None
+    kind: Kind | None = None
+    """Id and type, as far as they could be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,38 +139,23 @@ def admit(value: Any | Rejection, *, door: Door, trusted: frozenset[str], now_ms
     """Verify one envelope; `trusted` are the key ids of reflectors, `now_ms` the collector's clock."""
     if isinstance(value, Rejection):
         return value
-    ident: str | None = None
+    record: Uploaded | None = None
     try:
         envelope = from_json(value)
         if not envelope.is_valid():
             raise WireError("bad_signature", "sig")
         plain = loads(envelope.payload)
         record = _record(plain, door)
-        ident = ident_of(record)
         if not isinstance(record, Measurement) and envelope.key_id not in trusted:
-            return Rejection(
-                status=403,
-                reason="untrusted_reflector",
-                detail="its key is not in this collector's configuration",
-                path="key",
-                id=ident,
-            )
+            raise WireError("untrusted_reflector", "key", "its key is not in this collector's configuration")
         _check_times(record, now_ms)
         _check_pairs(record)
         found = address_path(plain)
         if found is not None:
-            return Rejection(
-                status=422,
-                reason="address",
-                detail="something in it looks like a network address; none is ever stored",
-                path=scrub(found)[:256],
-                id=ident,
-            )
+            raise WireError("address", found, "something here looks like a network address; none is ever stored")
     except WireError as error:
         rejection = refused(error)
-        return Rejection(
-            status=rejection.status, reason=rejection.reason, detail=rejection.detail, path=rejection.path, id=ident
-        )
+        return rejection if record is None else replace(rejection, id=ident_of(record), kind=record.type)
     return _row(envelope, record, now_ms)
 
 

@@ -30,8 +30,9 @@ class Step:
     """What one step did."""
 
     sessions: int
-    pairs: int
-    """Pairs scored for the first time."""
+    tests: int
+    """Pairs met for the first time; `placebos` those of two neutral names."""
+    placebos: int
     cells: int
     """Cells whose verdicts were written."""
     left: bool
@@ -69,7 +70,7 @@ class Judge:
             take(book, mind, session, taken)
         book.settle(sessions)
         left = bool(book.pending(1))
-        since, pairs = _rescore(book, mind, taken)
+        since = _rescore(book, mind, taken)
         cells = 0
         if book.noted("rejudging") != "yes":
             cells = self._publisher.publish(book, mind, since, now_ms)
@@ -77,7 +78,9 @@ class Judge:
             cells = self._publisher.publish(book, mind, dict.fromkeys(mind.numbers, 0), now_ms)
             book.note("rejudging", "no")
         mind.trim(MOST_CELLS)
-        return Step(sessions=len(sessions), pairs=pairs, cells=cells, left=left)
+        return Step(
+            sessions=len(sessions), tests=taken.fresh["test"], placebos=taken.fresh["placebo"], cells=cells, left=left
+        )
 
     def _begin(self, book: Book) -> Mind:
         mind = Mind(book, self._config, self._plan, self._rules)
@@ -99,10 +102,9 @@ class Judge:
         return hashlib.sha256(encode(told).encode()).hexdigest()
 
 
-def _rescore(book: Book, mind: Mind, taken: Taken) -> tuple[dict[int, int | None], int]:
-    """Score what changed. The cells to publish, and how many pairs were scored for the first time."""
+def _rescore(book: Book, mind: Mind, taken: Taken) -> dict[int, int | None]:
+    """Score what changed; returns the cells to publish (`publishing.Since`)."""
     since: dict[int, int | None] = {}
-    pairs = 0
     for number in sorted(taken.touched):
         cell = mind.cell(book, number)
         tests = [started_ms for (kind, _), started_ms in cell.since.items() if kind == "test"]
@@ -110,8 +112,8 @@ def _rescore(book: Book, mind: Mind, taken: Taken) -> tuple[dict[int, int | None
             since.update({other: since.get(other) for other in mind.line(cell.row)})
         if tests:
             since[number] = min(tests)
-        pairs += cell.rescore(book)
+        cell.rescore(book)
         cell.save(book)
     # Two networks that turned out to be one were never two: all hours of their cells change.
     since.update(dict.fromkeys(taken.regrouped, 0))
-    return since, pairs
+    return since

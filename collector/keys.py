@@ -7,19 +7,30 @@ In a module of its own so that pages, API and tests need not import the applicat
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
 from aiohttp import web
 
 from collector.config import Config
+from collector.limits import RateLimit
+from collector.metrics import Metrics
 from collector.store.base import Store
+from collector.worker import Worker
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 STORE: Final = web.AppKey("STORE", Store)
 CONFIG: Final = web.AppKey("CONFIG", Config)
+METRICS: Final = web.AppKey("METRICS", Metrics)
+"""`app[METRICS].registry` is where other parts of the application add theirs."""
+WORKER: Final = web.AppKey("WORKER", Worker)
+LIMIT: Final = web.AppKey("LIMIT", RateLimit)
+CLOCK: Final[web.AppKey[Callable[[], int]]] = web.AppKey("CLOCK")
+"""Unix milliseconds."""
+LOG: Final = web.AppKey("LOG", logging.Logger)
 
 
 async def in_thread(call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:

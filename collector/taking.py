@@ -6,6 +6,7 @@ Spec: spec/api.md, section "Judging"; spec/statistics.md, section "From records 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -15,7 +16,7 @@ from analysis.pairs import Pair
 from collector.mind import Mind
 from collector.store.base import Book, EnvelopeRow, PairRow, Session
 from probe.wire.envelope import read_payload
-from probe.wire.records import Measurement, Origin, Receipt, SegmentEnd, Started
+from probe.wire.records import Measurement, Origin, PairKind, Receipt, SegmentEnd, Started
 
 LATE_MS: Final = 24 * 3_600_000
 """What comes later than this after a pair's start finds it lost for good."""
@@ -29,6 +30,8 @@ class Taken:
     """Cells with new, changed or departed pairs."""
     regrouped: set[int] = field(default_factory=set)
     """Cells with probes that turned out to be one network."""
+    fresh: Counter[PairKind] = field(default_factory=Counter)
+    """Pairs met for the first time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +83,7 @@ def take(book: Book, mind: Mind, session: Session, taken: Taken) -> None:
     _take_networks(book, mind, session, facts, taken)
     stood = {row.pair.number: row for row in book.pairs_of(session)}
     for pair, ends in facts.pairs(book, mind):
+        taken.fresh[pair.kind] += pair.number not in stood
         _take_pair(
             book,
             mind,

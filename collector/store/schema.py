@@ -144,12 +144,16 @@ MIGRATIONS: Final = (_FIRST,)
 """Step n makes version n of version n - 1. Steps are added, never changed."""
 
 
+def check_version(connection: sqlite3.Connection) -> int:
+    """The file's version. Raises StoreError for one that is newer than this program."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > len(MIGRATIONS):
+        raise StoreError(f"it is of version {version}, this program knows {len(MIGRATIONS)}; use a newer evenlane")
+    return version
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a file to this program's version, each step in a transaction. Raises StoreError for a newer file."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > len(MIGRATIONS):
-        raise StoreError(
-            f"the data is of version {version}, this program knows {len(MIGRATIONS)}: use a newer evenlane"
-        )
+    version = check_version(connection)
     for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
         connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -32,7 +32,7 @@ from collector.store import reading
 from collector.store.base import Book, EnvelopeRow, Stored, StoreError
 from collector.store.book import SqliteBook, operators
 from collector.store.rows import decode
-from collector.store.schema import migrate
+from collector.store.schema import check_version, migrate
 from collector.store.writer import Writer
 
 T = TypeVar("T")
@@ -183,6 +183,24 @@ class SqliteStore:
             for connection in self._readers:
                 connection.close()
             os.close(self._lock)
+
+
+def check_directory(directory: Path) -> str:
+    """Whether a store could be opened there, in one word; changes nothing. Raises StoreError if it could not."""
+    file = directory / FILE
+    nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise StoreError(f"the data directory {directory} cannot be written: choose another")
+    if not file.exists():
+        return "new"
+    if not os.access(file, os.R_OK | os.W_OK):
+        raise StoreError(f"{file} cannot be written: it belongs to another user")
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            check_version(connection)
+    except (sqlite3.Error, StoreError) as error:
+        raise StoreError(f"{file} cannot be used: {error}") from None
+    return "in use before"
 
 
 def _claim(directory: Path) -> int:

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""The collector's log: no line of it holds an address, whoever wrote the line.
+
+Spec: spec/api.md, section "Privacy".
+"""
+
+from __future__ import annotations
+
+import logging
+
+from probe.wire.scrub import scrub
+
+
+class Scrubbing(logging.Formatter):
+    """Formats as usual, then takes every address out, tracebacks included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The scrubbed line."""
+        return scrub(super().format(record))
+
+
+class _Scrubbed(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        # Before any handler sees it, also one that this program did not set up.
+        record.msg, record.args = scrub(record.getMessage()), None
+        return True
+
+
+def logger() -> logging.Logger:
+    """The logger of everything the collector runs, aiohttp's server included."""
+    log = logging.getLogger("evenlane.collector")
+    if not any(isinstance(known, _Scrubbed) for known in log.filters):
+        log.addFilter(_Scrubbed())
+    return log
+
+
+def to_stderr(level: int = logging.INFO) -> None:
+    """Send the collector's log to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Scrubbing("%(asctime)s %(levelname)s %(message)s"))
+    log = logger()
+    log.handlers = [handler]
+    log.setLevel(level)
+    log.propagate = False
