@@ -63,8 +63,8 @@ class Booking:
 
     @property
     def pairs_open(self) -> int:
-        """How many pairs are begun and not finished."""
-        return sum("unfinished" in session.outcomes for session in self._open.values())
+        """How many pairs the open sessions have begun."""
+        return sum(session.pairs_started for session in self._open.values())
 
     def open(
         self,

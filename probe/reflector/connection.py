@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""One data connection, from the peeked ClientHello to the reset, on a socket that never blocks.
+
+No byte of payload leaves before TLS is complete and a valid hello was read. Everything here happens the same way
+for every name. Spec: spec/protocol.md, section "Data connection".
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Final, Literal, Protocol
+
+from probe.netio.dial import NOTSENT_BYTES, prepare_sender, reset
+from probe.protocol.accounts import Counted, Job, NoJob
+from probe.protocol.session import BIN_MS, HELLO_WAIT_S, decode_hello
+from probe.reflector import clienthello, tcpinfo
+from probe.reflector.account import Account
+from probe.reflector.origin import Address
+from probe.wire.codec import WireError
+from probe.wire.messages import DATA_HELLO_BYTES, DataHello
+from probe.wire.records import SegmentEnd
+
+RECORD_BYTES: Final = 16 * 1024
+"""One TLS record: the largest piece that ssl takes at a time."""
+_TURN_RECORDS: Final = 16
+"""Most records in one turn, so that a fast connection does not starve forty-nine others."""
+_READ: Final = 1
+_WRITE: Final = 2
+Ending = Literal["no_tls", "bad_hello", "refused", "too_slow", "gone", "done", "broken", "stopped"]
+
+
+class NamedSocket(ssl.SSLSocket):
+    """Remembers the server name of its ClientHello."""
+
+    name_seen: str | None = None
+
+
+class Host(Protocol):
+    """What a connection needs of the loop it runs in."""
+
+    payload: memoryview
+    """Random bytes to send from."""
+    scratch: memoryview
+    """Where received bytes go and are forgotten."""
+
+    def context_for(self, protocols: tuple[bytes, ...]) -> ssl.SSLContext:
+        """The TLS context that selects the first of these application protocols."""
+        ...
+
+    def watch(self, connection: Connection, events: int) -> None:
+        """Call `connection.ready` on these events (1 read, 2 write); 0 stops."""
+        ...
+
+    def wake(self, connection: Connection, at: float) -> None:
+        """Call `connection.tick` at this time, instead of an earlier wish."""
+        ...
+
+    def opened(self, hello: DataHello, name: str | None, address: Address) -> Job | NoJob:
+        """Ask the booking."""
+        ...
+
+    def ended(self, job: Job, counted: Counted) -> None:
+        """Tell the booking, before the reset."""
+        ...
+
+    def grown_up(self, connection: Connection) -> None:
+        """The connection has shown a valid hello."""
+        ...
+
+    def closed(self, connection: Connection, how: Ending) -> None:
+        """The connection is over."""
+        ...
+
+    def unix_ms(self) -> int:
+        """Wall clock."""
+        ...
+
+    def effort(self) -> tuple[float, float]:
+        """Seconds of CPU that the loop has used, and seconds by which it was late, since its start."""
+        ...
+
+
+class Connection:
+    """A data connection. `ready` and `tick` are called by the loop; times are seconds of its monotonic clock."""
+
+    def __init__(self, host: Host, sock: socket.socket, address: Address, now: float) -> None:
+        self.fd = sock.fileno()
+        """The descriptor stays the same when TLS is put on top."""
+        self.address = address
+        self._sock = sock
+        self.is_young = True
+        """No valid hello yet."""
+        self.job: Job | None = None
+        self.wake_at = 0.0
+        self._host = host
+        self._deadline = now + HELLO_WAIT_S
+        self._step: Literal["peek", "handshake", "hello", "sending", "receiving", "closed"] = "peek"
+        self._hello = b""
+        self._account: Account | None = None
+        self._ends = 0.0
+        self._bins = 0
+        self._offset = 0
+        self._user_pace = 0.0
+        self._has_payload = False
+        self._effort = (0.0, 0.0)
+        host.watch(self, _READ)
+        host.wake(self, self._deadline)
+
+    # -- what the loop calls ------------------------------------------------------------------------------------
+
+    def ready(self, events: int, now: float) -> None:
+        """The socket can be read (1) or written (2)."""
+        try:
+            if self._step == "peek":
+                self._peek(now)
+            elif self._step == "handshake":
+                self._handshake(now)
+            elif self._step == "hello":
+                self._read_hello(now)
+            elif self._step == "sending":
+                self._exchange(events, now)
+            elif self._step == "receiving":
+                self._receive(now)
+        except ssl.SSLWantReadError:
+            self._host.watch(self, _READ)
+        except ssl.SSLWantWriteError:
+            self._host.watch(self, _READ | _WRITE)
+        except OSError as error:
+            self._fail(error, now)
+
+    def tick(self, now: float) -> None:
+        """A time that was asked for has come."""
+        if self._account is None:
+            if now >= self._deadline:
+                self._close("too_slow")
+            return
+        if now >= self._ends:
+            self._finish("complete", "done", now)
+            return
+        while self._bin_time() <= now:
+            self._bins += 1
+        self._account.read(now)
+        self._host.wake(self, min(self._bin_time(), self._ends))
+        if self._user_pace:
+            self._host.watch(self, _READ | _WRITE)
+
+    def stop(self, now: float) -> None:
+        """End it now, whatever it does: the pair was finished, or the reflector stops."""
+        if self._account is not None:
+            self._finish("aborted", "stopped", now)
+        else:
+            self._close("stopped")
+
+    # -- before the hello ---------------------------------------------------------------------------------------
+
+    def _peek(self, now: float) -> None:
+        data = self._sock.recv(clienthello.LONGEST + 5, socket.MSG_PEEK)
+        if not data:
+            self._close("gone")
+            return
+        try:
+            found = clienthello.peek(data)
+        except clienthello.NoClientHello:
+            self._close("no_tls")
+            return
+        if isinstance(found, int):
+            # Sleep until so much is there: what was only peeked at would wake the loop for ever.
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, found)
+            return
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        if found.server_name is not None and not found.server_name.isascii():
+            self._close("no_tls")
+            return
+        context = self._host.context_for(found.protocols)
+        self._sock = context.wrap_socket(
+            self._sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
+        )
+        self._step = "handshake"
+        self._handshake(now)
+
+    def _handshake(self, now: float) -> None:
+        self._tls.do_handshake()
+        self._host.watch(self, _READ)
+        self._step = "hello"
+        self._read_hello(now)
+
+    def _read_hello(self, now: float) -> None:
+        while len(self._hello) < DATA_HELLO_BYTES:
+            piece = self._tls.recv(DATA_HELLO_BYTES - len(self._hello))
+            if not piece:
+                self._close("gone")
+                return
+            self._hello += piece
+        try:
+            hello = decode_hello(self._hello)
+        except WireError:
+            self._close("bad_hello")
+            return
+        job = self._host.opened(hello, self._tls.name_seen, self.address)
+        if isinstance(job, NoJob):
+            self._close("refused")
+            return
+        self.job, self.is_young = job, False
+        self._host.grown_up(self)
+        self._begin(job, now)
+
+    # -- the segment --------------------------------------------------------------------------------------------
+
+    def _begin(self, job: Job, now: float) -> None:
+        self._effort = self._host.effort()
+        if job.direction == "down":
+            options = prepare_sender(self._sock, job.pace_mbps)
+            self._user_pace = job.pace_mbps * 1e6 / 8 if job.pace_mbps and not options.paced else 0.0
+            self._start_clock(now, None, congestion=options.congestion, paced=options.paced)
+            self._step = "sending"
+            self._host.watch(self, _READ | _WRITE)
+            self._send(now)
+        else:
+            # What the kernel received beyond the hello is payload already.
+            info = tcpinfo.read(self._sock)
+            ahead = tcpinfo.unread_bytes(self._sock) + self._tls.pending()
+            self._start_clock(now, info.bytes_received - ahead if info else None)
+            self._step = "receiving"
+            self._host.watch(self, _READ)
+            self._receive(now)
+
+    def _start_clock(
+        self, now: float, baseline: int | None, congestion: str | None = None, paced: bool | None = None
+    ) -> None:
+        if self.job is None:
+            raise AssertionError("a clock runs for a job")
+        self._account = Account(
+            self._sock,
+            self.job.direction,
+            now=now,
+            started_ms=self._host.unix_ms(),
+            baseline=baseline,
+            congestion=congestion,
+            paced=paced,
+        )
+        self._ends = now + self.job.duration_s
+        self._bins = 1
+        self._host.wake(self, min(self._bin_time(), self._ends))
+
+    def _bin_time(self) -> float:
+        return (self._account.started if self._account else 0.0) + self._bins * BIN_MS / 1000
+
+    def _exchange(self, events: int, now: float) -> None:
+        if events & _READ:
+            self._drain(now)
+        if events & _WRITE and self._account is not None:
+            self._send(now)
+
+    def _send(self, now: float) -> None:
+        account, payload = self._counting, self._host.payload
+        for _ in range(_TURN_RECORDS):
+            if self._user_pace and account.app_bytes > (now - account.started) * self._user_pace + NOTSENT_BYTES:
+                self._host.watch(self, _READ)  # the next bin's tick goes on; 64 kB last about that long
+                return
+            piece = payload[self._offset : self._offset + RECORD_BYTES]
+            sent = self._tls.send(piece)
+            account.app_bytes += sent
+            self._offset = (self._offset + sent) % (len(payload) - RECORD_BYTES)
+
+    def _drain(self, now: float) -> None:
+        """A sender's peer says nothing; what it says anyway is thrown away, and its end is noticed."""
+        try:
+            if not self._tls.recv_into(self._host.scratch):
+                self._finish("aborted", "broken", now)
+        except ssl.SSLWantReadError:
+            pass
+
+    def _receive(self, now: float) -> None:
+        for _ in range(_TURN_RECORDS):
+            got = self._tls.recv_into(self._host.scratch)
+            if not got:
+                self._finish("aborted", "broken", now)
+                return
+            if not self._has_payload:
+                self._has_payload = True
+                self._restart_clock(now)
+            self._counting.app_bytes += got
+
+    def _restart_clock(self, now: float) -> None:
+        """Up: the clock starts with the first payload byte, the counter where the hello ended."""
+        if self.job is None:
+            raise AssertionError("a clock runs for a job")
+        self._counting.restart(now, self._host.unix_ms())
+        self._ends = now + self.job.duration_s
+        self._bins = 1
+        self._host.wake(self, min(self._bin_time(), self._ends))
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def _fail(self, error: OSError, now: float) -> None:
+        if self._account is None:
+            self._close("gone" if not isinstance(error, ssl.SSLError) else "no_tls")
+        elif isinstance(error, ConnectionResetError | BrokenPipeError):
+            self._finish("reset", "broken", now)
+        else:
+            self._finish("aborted", "broken", now)
+
+    def _finish(self, end: SegmentEnd, how: Ending, now: float) -> None:
+        if self._account is None or self.job is None:
+            raise AssertionError("only a segment is finished")
+        account, self._account = self._account, None
+        counted = account.close(end, now, saturated=self._was_saturated(account.started, now))
+        # Told before the reset: whoever sees the reset can rely on the account.
+        self._host.ended(self.job, counted)
+        self._close(how)
+
+    def _was_saturated(self, started: float, now: float) -> bool:
+        spent = max(now - started, 0.1)
+        cpu, late = (after - before for after, before in zip(self._host.effort(), self._effort, strict=True))
+        return cpu > 0.9 * spent or late > 0.05 * spent
+
+    def _close(self, how: Ending) -> None:
+        self._step = "closed"
+        self._host.closed(self, how)
+        reset(self._sock)
+
+    @property
+    def _tls(self) -> NamedSocket:
+        if not isinstance(self._sock, NamedSocket):
+            raise AssertionError("no TLS yet")
+        return self._sock
+
+    @property
+    def _counting(self) -> Account:
+        if self._account is None:
+            raise AssertionError("no account yet")
+        return self._account
