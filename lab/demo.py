@@ -9,8 +9,10 @@ spec/lab.md, section "The demo".
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,14 +20,15 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from collector.server import CollectorThread
-
 from collector.config import Config, OperatorEntry
+from collector.server import Running, ServeError, serve
+from collector.store.base import StoreError
 from evenlane.extras import CannotRun
 from lab.drivers import NoDriver
 from lab.model import Scenario
@@ -104,16 +107,11 @@ def _play(stage: Stage, args: argparse.Namespace, data: Path, undo: contextlib.E
         reflectors=(stage.reflector_key,),
         operators=tuple(OperatorEntry(id=o.name, asns=(o.asn,), country=COUNTRY) for o in stage.operators),
     )
-    try:
-        collector = undo.enter_context(CollectorThread(config, extra_sockets=(listener,)))
-    except OSError as error:
-        raise DemoError(
-            f"port {args.port} on 127.0.0.1 cannot be used ({error.strerror or error}): choose another with --port"
-        ) from error
+    url = undo.enter_context(collector(config, listener))
     runs = [_start(stage, subscriber, inside) for o in stage.operators for subscriber in o.subscribers]
     _watch(runs)
     expected = sum(1 for run in runs for _ in APPS) * PAIRS
-    cells = _settled(collector.url, expected)
+    cells = _settled(url, expected)
     seconds = time.monotonic() - started
     result = summary(stage, runs, cells, seconds)
     void = stage.void_reason()
@@ -129,8 +127,44 @@ def _play(stage: Stage, args: argparse.Namespace, data: Path, undo: contextlib.E
         print("The verdicts equal the truth." if good else "The verdicts DIFFER from the truth.")
     sys.stdout.flush()
     if not args.exit:
-        _serve(collector.url)
+        _serve(url)
     return 0 if good else 1
+
+
+@contextlib.contextmanager
+def collector(config: Config, listener: socket.socket) -> Iterator[str]:
+    """The real collector in a thread of its own; gives its URL on the host's loopback."""
+    stop: list[Callable[[], object]] = []
+    ready: Future[str] = Future()
+
+    async def main() -> None:
+        until = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        stop.append(lambda: loop.call_soon_threadsafe(until.set))
+
+        def started(running: Running) -> None:
+            ready.set_result(running.url)
+
+        await serve(config, extra_sockets=(listener,), started=started, until=until)
+
+    def run() -> None:
+        try:
+            asyncio.run(main())
+        except (ServeError, StoreError) as error:
+            ready.set_exception(error)
+
+    thread = threading.Thread(target=run, name="collector")
+    thread.start()
+    try:
+        yield ready.result()
+    except (ServeError, StoreError) as error:
+        raise DemoError(str(error)) from error
+    finally:
+        for call in stop:
+            # The loop is closed already where the collector could not start.
+            with contextlib.suppress(RuntimeError):
+                call()
+        thread.join()
 
 
 def _start(stage: Stage, subscriber: Subscriber, collector: str) -> Run:
