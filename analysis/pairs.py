@@ -161,7 +161,7 @@ class OrderHistory:
         # Entries are sorted by their end; those ended by the start lie left, and of the same session (which is
         # one after the other by protocol) the lower numbers belong even where clocks are rounded.
         until = bisect.bisect_right(self._entries, (pair.started_ms, "￿"))
-        known = self._entries[:until]
+        known = self._entries[max(0, until - self.rules.order_window) : until]
         known += [e for e in self._entries[until:] if e[1] == pair.session and e[2] < pair.number]
         window = known[-self.rules.order_window :]
         neutral_first = [ratio for *_, coin, ratio in window if coin]
