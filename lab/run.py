@@ -44,11 +44,21 @@ class Plan:
     driver: str | None = None
     now: datetime | None = None
 
-    @property
-    def day_s(self) -> float:
-        """The emulated local time of day in seconds."""
-        now = self.now or datetime.now().astimezone()
-        return now.hour * 3600 + now.minute * 60 + now.second
+    def hour_for(self, scenario: Scenario) -> float:
+        """The emulated local time of day (0 to 24) at which a run begins.
+
+        Without `now` it follows from the scenario, so that a run gives the same whenever it is started: inside
+        a rule's hours where something should be found, outside all of them where nothing should.
+        """
+        if self.now is not None:
+            return self.now.hour + self.now.minute / 60 + self.now.second / 3600
+        timed = [rule for rule in scenario.rules if rule.hours is not None]
+        for half_hour in range(24, 72):  # from noon on, once round the clock
+            hour = half_hour / 2 % 24 + 0.25
+            active = [rule.active_at(hour) for rule in timed]
+            if all(active) if scenario.expect else not any(active):
+                return hour
+        return 12.25
 
     def patience_s(self, apps: int) -> float:
         """When a probe that has not ended never will: every transfer failing at its slowest, and a start."""
@@ -126,11 +136,14 @@ def run_all(scenarios: Sequence[Scenario], plan: Plan) -> list[Outcome]:
 def run_one(scenario: Scenario, plan: Plan, driver: DriverName) -> Outcome:
     """Measure one emulated operator and judge what was recorded."""
     apps, began = apps_of(scenario), time.monotonic()
+    hour = plan.hour_for(scenario)
     say(
         f"{scenario.name}: driver {driver}, {plan.probes} probes in parallel, {plan.pairs} pairs of "
         f"{plan.segment_s:g} s, {plan.direction}, of each of {', '.join(apps)}"
     )
-    with Stage([scenario], driver=driver, subscribers=plan.probes, day_s=plan.day_s) as stage:
+    if any(rule.hours for rule in scenario.rules):
+        say(f"  emulated local time {int(hour):02}:{int(hour % 1 * 60):02} (--now changes it)")
+    with Stage([scenario], driver=driver, subscribers=plan.probes, day_s=hour * 3600) as stage:
         stage.start_reflector()
         outs = _measure(stage, plan, apps)
         cells = _verdict(outs + stage.records)

@@ -35,7 +35,10 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run_parser.add_argument("--segment-s", metavar="S", type=_seconds, default=1.0, help="length of a transfer (1)")
     run_parser.add_argument("--direction", choices=("down", "up", "both"), default="down", help="(down)")
     run_parser.add_argument(
-        "--now", metavar="ISO", type=_time, help="emulated local time for rules with hours (default: now)"
+        "--now",
+        metavar="ISO",
+        type=_time,
+        help="emulated local time for rules with hours (default: when the truth holds)",
     )
     run_parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     run_parser.set_defaults(func=run)

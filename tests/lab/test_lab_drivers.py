@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -94,29 +96,30 @@ def driver(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+MARK = "EVENLANE_LAB_TEST"
+
+
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    """No device, no namespace and no process of the lab may survive a test."""
-    links, children = os.listdir("/sys/class/net"), lab_processes()
+def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No device and no process may survive a test, and so no namespace: nothing else holds one."""
+    links, mark = os.listdir("/sys/class/net"), secrets.token_hex(8)
+    monkeypatch.setenv(MARK, mark)
     yield
     assert os.listdir("/sys/class/net") == links
     deadline = time.monotonic() + 5
-    while lab_processes() - children and time.monotonic() < deadline:
+    while marked(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert lab_processes() == children
+    assert marked(mark) == []
 
 
-def lab_processes() -> set[int]:
-    """Processes in the lab's own programs or in another network namespace than ours."""
-    ours, found = os.readlink("/proc/self/ns/net"), set()
+def marked(mark: str) -> list[bytes]:
+    """Command lines of the processes whose environment bears the mark: all that a test's stage started."""
+    found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes()
-                if b"-m\0lab." in command or b"lab/enter.py" in command or os.readlink(entry / "ns/net") != ours:
-                    found.add(int(entry.name))
-            except OSError:
-                continue
+        if entry.name.isdigit() and entry.name != str(os.getpid()):
+            with contextlib.suppress(OSError):
+                if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes():
+                    found.append((entry / "cmdline").read_bytes())
     return found
 
 
