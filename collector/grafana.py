@@ -18,11 +18,10 @@ from grafana_api.grafana_api import GrafanaClientError, GrafanaException, Grafan
 from grafana_api.grafana_face import GrafanaFace
 
 from collector.model import CaseView, OutboxCase
+from collector.series import ANNOTATION_TAG
 from collector.sinks import Refused, Unreachable
 
 TIMEOUT_S: Final = 10.0
-TAG: Final = "evenlane"
-"""On every annotation; the boards ask for it."""
 SHOWN: Final = {
     "opened": "case opened",
     "ended": "case ended",
@@ -42,7 +41,7 @@ def annotation_tags(news: OutboxCase) -> list[str]:
     case, event = news.case, news.event
     key = case.cell.key
     return [
-        TAG,
+        ANNOTATION_TAG,
         event.what,
         f"case:{case.id}",
         f"operator:{key.operator}",

@@ -79,6 +79,9 @@ STATE_LOOKS: Final[Mapping[State, Look]] = {
     "inconclusive": Look(word="inconclusive", colour="#DDDDDD", sign="~"),
 }
 
+ANNOTATION_TAG: Final = "evenlane"
+"""On every annotation of a case; the boards ask for it."""
+
 # Metrics of the collector itself, for Prometheus.
 METRIC_RECORDS: Final = "evenlane_collector_records_total"
 """Counter: envelopes by `type` (measurement, receipt, started) and `result` (stored, repeated, refused)."""
