@@ -11,18 +11,12 @@ import logging
 from probe.wire.scrub import scrub
 
 
-class Scrubbing(logging.Formatter):
-    """Formats as usual, then takes every address out, tracebacks included."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The scrubbed line."""
-        return scrub(super().format(record))
-
-
 class _Scrubbed(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        # Before any handler sees it, also one that this program did not set up.
+        # Before any handler sees it, also one that this program did not set up; exceptions quote what they met.
         record.msg, record.args = scrub(record.getMessage()), None
+        if record.exc_info:
+            record.exc_text = scrub(logging.Formatter().formatException(record.exc_info))
         return True
 
 
@@ -37,7 +31,7 @@ def logger() -> logging.Logger:
 def to_stderr(level: int = logging.INFO) -> None:
     """Send the collector's log to standard error."""
     handler = logging.StreamHandler()
-    handler.setFormatter(Scrubbing("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log = logger()
     log.handlers = [handler]
     log.setLevel(level)
