@@ -5,6 +5,7 @@ import itertools
 import math
 import random
 from dataclasses import replace
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -123,6 +124,20 @@ def test_twelve_unanimous_pairs_suffice_for_every_line_of_a_planned_app(access, 
     found = judged([line] * 3, places=3, cell=CellKey("operator", 1, "youtube", direction, access))
     states = {v.assessment.effect: v.state for v in found.verdicts() if v.assessment.cell.operator == "operator"}
     assert states[effect] == "corroborated"
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Brussels", "Pacific/Auckland"])
+def test_twelve_pairs_suffice_at_every_hour_of_the_day(zone):
+    """Whatever the local time, also across midnight and the edges of the peak hours: 12 pairs within 3 hours."""
+    for hour in range(24):
+        found = Ledger(zones=lambda _: ZoneInfo(zone))
+        for number in range(3):
+            for step, pair in enumerate(stream(SLOW, random.Random(number), 12, probe=f"p{number}")):
+                found.put(replace(pair, started_ms=pair.started_ms + hour * 3_600_000 + step * 900_000))
+        slowing = next(v for v in found.verdicts() if v.assessment.effect == "slowing")
+        third = DEFAULT_PLAN.log_weight(CELL, "slowing", 3, order=36)
+        assert slowing.state == "corroborated"
+        assert slowing.assessment.log_case_e >= needed(third, 0)
 
 
 def test_a_pair_that_went_wrong_does_not_break_the_third_operators_case():
