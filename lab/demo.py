@@ -277,10 +277,11 @@ def _words(effects: set[str]) -> str:
 
 
 def _size(cell: dict[str, Any]) -> str:
-    size = cell["slowdown"]
-    if size is None:
+    size = cell["slowdown"] or {}
+    if size.get("estimate") is None:
         return "no rates to compare"
-    return f"{size['estimate']:+.0%} slower ({size['low']:+.0%} to {size['high']:+.0%})"
+    low, high = (f"{size[end]:+.0%}" if size.get(end) is not None else "?" for end in ("low", "high"))
+    return f"slower by {size['estimate']:+.0%} (between {low} and {high})"
 
 
 def _state(cell: dict[str, Any], cells: Sequence[dict[str, Any]]) -> str:
