@@ -10,6 +10,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from evenlane.extras import CannotRun
+
 
 def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its actions."""
@@ -33,7 +35,6 @@ def run(args: argparse.Namespace) -> int:
     from analysis.rules import RULES
     from analysis.sources import Corpus, SourceError, corpus, read_files
     from analysis.verdict import paragraphs
-    from evenlane.cli import CannotRun
 
     try:
         records = read_files(args.files)
