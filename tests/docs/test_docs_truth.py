@@ -68,7 +68,8 @@ def test_files_named_in_documents_exist(name):
     if name in {"docs/architecture.md", "CHANGELOG.md"}:
         return  # a plan and a history: they may name what is not there yet, or no more
     for target in re.findall(rf"`((?:{rooms})/[A-Za-z0-9_/.-]+)`", text):
-        assert (ROOT / target).exists(), f"{name} names {target}"
+        if not re.search(r"\b[A-Z]{2,}\.", target):  # `library/ID.toml` stands for many
+            assert (ROOT / target).exists(), f"{name} names {target}"
 
 
 @pytest.mark.parametrize(
