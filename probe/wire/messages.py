@@ -40,6 +40,8 @@ class SessionRequest:
     pace_mbps: Annotated[float, bounded(low=0, high=MAX_PACE_MBPS)]
     """Highest pace the probe will ask for; 0 means unlimited (benchmarks)."""
     software: Software | None = None
+    hotspot: bool = False
+    """The probe stands on a public hotspot; declared before any coin, and copied into the receipt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

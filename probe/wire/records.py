@@ -138,6 +138,8 @@ class Receipt:
     origin: Origin
     pairs: Annotated[tuple[ReceiptPair, ...], items(most=MAX_PAIRS)]
     software: Software | None = None
+    hotspot: bool = False
+    """Declared when the session was opened, before any coin, so that no pair can be moved between cells later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +159,8 @@ class Started:
     commit: Annotated[str, text(pattern=HEX_32)]
     reflector_nonce: Annotated[str, text(pattern=HEX_32)]
     origin: Origin
+    hotspot: bool = False
+    """As declared when the session was opened."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,13 +276,16 @@ class PairRecord:
     pace_mbps: Annotated[float, bounded(low=0, high=MAX_PACE_MBPS)]
     segment_s: Annotated[float, bounded(low=MIN_SEGMENT_S, high=MAX_SEGMENT_S)]
     edge: bool | None = None
+    midpoint: Annotated[float | None, bounded(low=-100, high=100)] = None
+    """m, by which this pair's log ratio was corrected for its order: with it anyone recomputes the score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weight:
     """Share of the error budget that the plan gives to one family of hypotheses."""
 
-    app: Annotated[str, text(pattern=SLUG)]
+    app: Annotated[str, text(pattern=SLUG + r"|\*")]
+    """`*` stands for all apps that the plan does not name."""
     direction: Direction
     access: Access
     effect: Effect
