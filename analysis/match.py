@@ -66,10 +66,9 @@ def pairs_of(session: Session, operator: OperatorOf = operator_of) -> Iterator[P
     if session.receipt is not None:
         for pair in session.receipt.pairs:
             yield _pair(session, session.receipt, pair, started.pop(pair.pair, None), operator=operator)
-    environment = session.environment
     for only in started.values():
         yield Pair(
-            cell=_cell(only.origin, only, environment, operator),
+            cell=_cell(only.origin, only, only.hotspot, operator),
             kind=only.kind,
             probe=only.probe,
             session=only.session,
@@ -92,7 +91,7 @@ def _pair(
     rates = pair_rates(segments, pair.segment_s)
     ends = [_end_ms(s) for s in segments]
     return Pair(
-        cell=_cell(receipt.origin, pair, environment, operator),
+        cell=_cell(receipt.origin, pair, receipt.hotspot, operator),
         kind=pair.kind,
         probe=receipt.probe,
         session=receipt.session,
@@ -120,9 +119,11 @@ def _network(origin: Origin) -> str | None:
     return origin.network if origin.network.strip("0") else None
 
 
-def _cell(origin: Origin, pair: ReceiptPair | Started, environment: Environment, operator: OperatorOf) -> CellKey:
+def _cell(origin: Origin, pair: ReceiptPair | Started, hotspot: bool, operator: OperatorOf) -> CellKey:
+    # `hotspot` is what was declared before the coin: what the measurement says was signed after it, and could
+    # move the pairs that went the wrong way to another cell.
     name, asn = operator(origin)
-    access: Access = "hotspot" if environment.hotspot else origin.access
+    access: Access = "hotspot" if hotspot else origin.access
     return CellKey(name, asn, pair.app, pair.direction, access)
 
 

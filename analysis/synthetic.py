@@ -51,8 +51,9 @@ def session_records(
     rng: random.Random,
     origin: Origin,
     environment: Environment | None = None,
+    hotspot: bool = False,
 ) -> SessionRecords:
-    """One session with these pairs, in their order. `probe` and `reflector` are key ids."""
+    """One session with these pairs, in their order. `probe` and `reflector` are key ids; `hotspot` as declared."""
     session = rng.randbytes(16)
     witnessed = [_witnessed(number, pair, session, rng) for number, pair in enumerate(pairs, start=1)]
     begin, end = pairs[0].started_ms, pairs[-1].started_ms + 20_000
@@ -80,6 +81,7 @@ def session_records(
         end="closed",
         origin=origin,
         pairs=tuple(witnessed),
+        hotspot=hotspot,
     )
     started = tuple(
         Started(
@@ -96,6 +98,7 @@ def session_records(
             commit=pair.commit,
             reflector_nonce=pair.reflector_nonce,
             origin=origin,
+            hotspot=hotspot,
         )
         for pair in witnessed
     )

@@ -22,15 +22,14 @@ REFLECTOR = SeedSigner(b"r" * 32)
 ORIGIN = Origin(asn=64500, operator="Throttler", country="NL", network="a" * 32, edge=True)
 
 
-def session(number=0, line=SLOW, *, origin=ORIGIN, environment=None, count=12, change=lambda pair: pair, at=0):
+def session(number=0, line=SLOW, *, origin=ORIGIN, environment=None, hotspot=False, count=12, change=lambda p: p, at=0):
     """One subscriber's session as objects and sealed envelopes."""
     signer, rng = SeedSigner(bytes([number + 1]) * 32), random.Random(number + 1000 * at)
     origin = replace(origin, network=f"{number + 1:032x}")
     pairs = [change(p) for p in stream(line, rng, count, probe=signer.key_id, cell=CELL)]
     pairs = [replace(p, started_ms=p.started_ms + at * 3_600_000) for p in pairs]
-    records = session_records(
-        pairs, probe=signer.key_id, reflector=REFLECTOR.key_id, rng=rng, origin=origin, environment=environment
-    )
+    ends = {"probe": signer.key_id, "reflector": REFLECTOR.key_id}
+    records = session_records(pairs, **ends, rng=rng, origin=origin, environment=environment, hotspot=hotspot)
     receipt, measurement, started = records.sealed(signer, REFLECTOR)
     return SimpleNamespace(signer=signer, records=records, receipt=receipt, measurement=measurement, started=started)
 
@@ -300,10 +299,17 @@ def test_an_operator_with_two_numbers_is_one_and_unknown_ones_are_several(tmp_pa
     ]
 
 
-def test_hotspots_and_gates_come_from_the_measurement(tmp_path, capsys):
-    hot = [session(n, environment=Environment(hotspot=True)) for n in range(3)]
+def test_hotspots_are_declared_before_the_coin(tmp_path, capsys):
+    hot = [session(n, hotspot=True) for n in range(3)]
     rows, _ = judged(capsys, *everything(write(tmp_path, hot)))
     assert (rows["slowing"]["access"], rows["slowing"]["state"]) == ("hotspot", "replicated")
+    # What is said after the coin moves nothing: else a dishonest probe could move its losing pairs away.
+    late = [session(n, environment=Environment(hotspot=True)) for n in range(3)]
+    rows, _ = judged(capsys, *everything(write(tmp_path, late)))
+    assert rows["slowing"]["access"] == "fixed"
+
+
+def test_gates_come_from_the_measurement(tmp_path, capsys):
     tunnelled = [session(n, environment=Environment(vpn=True)) for n in range(3)]
     rows, _ = judged(capsys, *everything(write(tmp_path, tunnelled)))
     assert (rows["slowing"]["state"], rows["slowing"]["reasons"]) == ("replicated", ["no_edge_probe"])
