@@ -41,7 +41,7 @@ def create_app(
 ) -> web.Application:
     """The application; opens the store in `config.data` unless one is given, and closes it at the end either way.
 
-    Raises StoreError where the data directory cannot be used.
+    Raises StoreError where the data directory cannot be used, ConfigError where a sink needs an extra that is missing.
     """
     log = logger()
     app = web.Application(
@@ -58,10 +58,14 @@ def create_app(
     app[LOG] = log
     app[LIMIT] = RateLimit(config.uploads_per_minute, secrets.token_bytes(32))
     app[WORKER] = Worker(app[STORE], judge or Judge(config), metrics, clock_ms=clock_ms, log=log)
-    for part in (upload, public, service):
-        part.setup(app)
-    for name in _OPTIONAL:
-        _add(app, name)
+    try:
+        for part in (upload, public, service):
+            part.setup(app)
+        for name in _OPTIONAL:
+            _add(app, name)
+    except BaseException:
+        app[STORE].close()
+        raise
     app.on_response_prepare.append(problem.prepare)
     app.cleanup_ctx.append(_life)
     return app

@@ -97,6 +97,7 @@ def _serve(config: Config, *, as_json: bool) -> int:
     import asyncio
     import signal
 
+    from collector.config import ConfigError
     from collector.logs import to_stderr
     from collector.server import ServeError, serve
     from collector.store.base import StoreError
@@ -121,6 +122,6 @@ def _serve(config: Config, *, as_json: bool) -> int:
 
     try:
         asyncio.run(main())
-    except (StoreError, ServeError) as error:
+    except (ConfigError, StoreError, ServeError) as error:
         raise CannotRun(str(error)) from None
     return 0
