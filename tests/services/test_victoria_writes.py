@@ -194,7 +194,7 @@ def test_the_outbox_of_a_real_store_arrives_and_comes_back(victoria: Victoria, w
 
 def test_it_answers_204_to_nonsense_which_is_why_points_are_checked_first(victoria: Victoria) -> None:
     writer = InfluxWriter(sink(victoria.port))
-    writer.write(["this is no line at all", f"{series.CELL},operator=x state={HOUR}"])
+    writer.write(["this is no line at all", f"{series.CELL},operator=x state= {HOUR}"])
     writer.close()
     assert victoria.export(f'{series.CELL}_state{{operator="x"}}') == []
 
