@@ -24,6 +24,7 @@ from probe.wire.rate import rate_mbps
 from probe.wire.records import Direction, MeasuredPair
 
 _PROBE: Final = "this probe"
+_SOME_EVIDENCE: Final = 1.2
 _SAME: Final = 0.05
 """A median difference below 5 % is told as about the same."""
 
@@ -232,17 +233,19 @@ def _difference(line: LineResult) -> str:
     parts = [f"{line.app}, {line.direction}: {_size(line)}"]
     strongest = max(EFFECTS, key=lambda effect: line.summary.log_e[effect])
     e = e_value(line.summary.log_e[strongest])
-    threshold = RULES.indication
+    scale = f"{RULES.indication:g} to 1 is an indication"
     if line.state == "indication":
         parts.append(f"Evidence {e:.3g} to 1 for {strongest}: an indication on this line.")
     elif line.state == "no_indication":
-        parts.append(f"Evidence {e:.3g} to 1: no indication; a slowdown of 20 % or more is ruled out here.")
+        parts.append("No indication: a slowdown of 20 % or more is ruled out here.")
+    elif e < _SOME_EVIDENCE:
+        parts.append(f"No evidence either way yet ({scale}).")
     else:
-        parts.append(f"Evidence {e:.3g} to 1 for {strongest}: not enough data ({threshold:g} to 1 is an indication).")
+        parts.append(f"Evidence {e:.3g} to 1 for {strongest}: not enough data yet ({scale}).")
     if line.detectable:
         region = line.detectable
         parts.append(
-            f"Such pairs can show a throttle to {region.rate_mbps:.3g} Mbit/s or less "
+            f"Such pairs can show a throttle to {_rate(region.rate_mbps)} Mbit/s or less "
             f"behind a burst of at most {region.burst_kb:.0f} kB."
         )
     return " ".join(parts)
@@ -256,11 +259,15 @@ def _size(line: LineResult) -> str:
         failed = f" In {pairs}, the app failed {line.app_failed} and the neutral twin {line.neutral_failed} times."
     if estimate is None or not math.isfinite(estimate) or line.app_mbps is None or line.neutral_mbps is None:
         return f"no rates to compare.{failed}" if line.pairs else "no pair was finished."
-    rates = f"{line.app_mbps:.2f} against {line.neutral_mbps:.2f} Mbit/s, median of {pairs}"
+    rates = f"{_rate(line.app_mbps)} against {_rate(line.neutral_mbps)} Mbit/s, median of {pairs}"
     if abs(estimate) < _SAME:
         return f"about as fast as its neutral twin ({rates}).{failed}"
     word = "slower" if estimate > 0 else "faster"
     return f"about {abs(estimate) * 100:.0f} % {word} than its neutral twin ({rates}).{failed}"
+
+
+def _rate(mbps: float) -> str:
+    return f"{mbps:.0f}" if mbps >= 100 else f"{mbps:.3g}"
 
 
 def _upload_words(ran: Ran, request: Request) -> list[str]:

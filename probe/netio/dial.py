@@ -24,6 +24,7 @@ TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 TCP_CONGESTION: Final = getattr(socket, "TCP_CONGESTION", 13)
 TCP_INFO: Final = getattr(socket, "TCP_INFO", 11)
 NOTSENT_BYTES: Final = 64 * 1024
+LOOPBACK_SEGMENT: Final = 1400
 CONGESTION: Final = (b"cubic", b"reno")
 """Tried in this order: an ordinary user may be refused cubic where it is not the default."""
 
@@ -74,6 +75,9 @@ class Dialer:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.settimeout(timeout_s)
+            if not is_beyond_host(str(address[0])):
+                # Loopback's 64 kB packets would make a rate of few, coarse steps; no real line has them.
+                _try_option(sock, socket.IPPROTO_TCP, socket.TCP_MAXSEG, struct.pack("=i", LOOPBACK_SEGMENT))
             if self._bind is not None:
                 sock.bind((self._bind, 0))
             sock.connect(address)
@@ -122,6 +126,11 @@ def certificate_digest(sock: ssl.SSLSocket) -> str:
 def local_address(sock: socket.socket) -> str:
     """The socket's own address, without port and scope."""
     return str(sock.getsockname()[0]).partition("%")[0]
+
+
+def is_beyond_host(address: str) -> bool:
+    """Whether packets to an address leave this machine."""
+    return not ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def is_public(address: str) -> bool:
