@@ -296,10 +296,8 @@ class Connection:
     def _fail(self, error: OSError, now: float) -> None:
         if self._account is None:
             self._close("gone" if not isinstance(error, ssl.SSLError) else "no_tls")
-        elif isinstance(error, ConnectionResetError | BrokenPipeError):
-            self._finish("reset", "broken", now)
         else:
-            self._finish("aborted", "broken", now)
+            self._finish("reset" if _was_reset(self._sock, error) else "aborted", "broken", now)
 
     def _finish(self, end: SegmentEnd, how: Ending, now: float) -> None:
         if self._account is None or self.job is None:
@@ -331,3 +329,20 @@ class Connection:
         if self._account is None:
             raise AssertionError("no account yet")
         return self._account
+
+
+def _was_reset(sock: socket.socket, error: OSError) -> bool:
+    """Whether the peer reset the connection, as opposed to ending it or sending nonsense.
+
+    Python's ssl may report a reset as an unexpected end of the stream; a connection that was reset has no peer
+    any more, one that the peer merely closed still has.
+    """
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return True
+    if not isinstance(error, ssl.SSLEOFError | ssl.SSLSyscallError):
+        return False
+    try:
+        sock.getpeername()
+    except OSError:
+        return True
+    return False

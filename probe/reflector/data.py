@@ -37,6 +37,8 @@ _MOST_CONTEXTS: Final = 64
 _PATIENCE_S: Final = 0.05
 """A timer this late is not called late: a sender's 64 kB last as long at 10 Mbit/s."""
 _ACCEPTS_A_TURN: Final = 64
+_SEGMENT_BYTES: Final = 1460
+"""Largest TCP segment: that of Ethernet. Loopback's 64 kB would make paced bytes arrive in lumps of 0.1 s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,6 +321,8 @@ def open_listener(host: str, port: int) -> socket.socket:
             # "::" means both families.
             with contextlib.suppress(OSError):
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        with contextlib.suppress(OSError):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT_BYTES)
         listener.bind(address)
         listener.listen(512)
     except OSError:
