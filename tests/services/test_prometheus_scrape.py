@@ -112,3 +112,11 @@ async def test_every_metric_we_name_is_exposed(collector: int) -> None:
         text = await answer.text()
     for name in series.METRICS:
         assert f"# TYPE {name.removesuffix('_total')}" in text, name
+
+
+def test_the_configuration_of_the_docker_files_is_valid(program: Callable[[str, str], str]) -> None:
+    file = Path(__file__).parents[2] / "deploy" / "docker" / "prometheus.yml"
+    checked = subprocess.run(
+        [program("promtool", "prometheus"), "check", "config", str(file)], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
