@@ -34,6 +34,8 @@ _WRITE_BYTES: Final = 16 * 1024
 """One TLS record."""
 _SILENCE_S: Final = 0.25
 """Once the reflector's clock is surely over, so long without a byte means that its reset was lost."""
+_CLOCK_SLACK_S: Final = 0.02
+"""The reflector's timer may fire a little early, and its clock may run faster than ours."""
 _CPU_LIMITED: Final = 0.9
 """Share of a segment's time that this process computed: above it the probe itself may be the bottleneck."""
 
@@ -66,7 +68,7 @@ class _Clock:
 
     @property
     def over(self) -> float:
-        return self.start + self.nominal_s
+        return self.start + self.nominal_s - _CLOCK_SLACK_S
 
 
 class Transfers:
