@@ -176,7 +176,7 @@ def _sure(words: Words, case: CaseView) -> list[str]:
         words("case.sure_coalition", g=words.whole(case.smallest_coalition)),
     ]
     if cell.lost_pairs:
-        said.append(words("case.sure_lost", lost=words.whole(cell.lost_pairs)))
+        said.append(words.count("case.sure_lost", cell.lost_pairs))
     if cell.detectable_rate_mbps is not None and cell.detectable_burst_kb is not None:
         rate, burst = words.rate(cell.detectable_rate_mbps), words.size(cell.detectable_burst_kb)
         said.append(words("case.sure_detectable", rate=rate, burst=burst))

@@ -153,8 +153,11 @@ class Words:
 
     def moment(self, time_ms: int) -> str:
         """Day and minute of a Unix time in ms, in UTC."""
-        at = _utc(time_ms)
-        return f"{self.day(at.date())}, {format_time(at, 'HH:mm', locale=_LOCALES[self.language])} UTC"
+        return f"{self.day_of(time_ms)}, {self.clock(time_ms)}"
+
+    def clock(self, time_ms: int) -> str:
+        """The minute of a Unix time in ms, in UTC."""
+        return f"{format_time(_utc(time_ms), 'HH:mm', locale=_LOCALES[self.language])} UTC"
 
     def _decimal(self, number: float, pattern: str) -> str:
         return str(format_decimal(number + 0.0, pattern, locale=_LOCALES[self.language])).replace("-", MINUS)

@@ -24,6 +24,8 @@ _T = TypeVar("_T")
 
 MOST_SLOPES: Final = 300
 """More lines than this cannot be told apart; they are then drawn evenly spread over the pairs."""
+DENSE: Final = 60
+"""More lines than this are drawn fainter, so that one sees where they are many."""
 MOST_ROWS: Final = 100
 """Rows of a table on a page; the rest is in the data."""
 LEAST_HOURS: Final = 6
@@ -149,7 +151,7 @@ def slopes(words: Words, pairs: Sequence[PairRecord], app: str, effect: Effect) 
     content += [svg.line(x, 16, x, 232, "grid strong") for x in (22, 95)]
     for pair in shown:
         y_app, y_other = down(pair.app_mbps or 0), down(pair.neutral_mbps or 0)
-        content.append(svg.line(22, y_other, 95, y_app, "pair"))
+        content.append(svg.line(22, y_other, 95, y_app, "pair" if len(shown) <= DENSE else "pair dense"))
         content += [_cross(x, 232) for x, rate in ((95, pair.app_mbps), (22, pair.neutral_mbps)) if rate is None]
     content += [
         svg.text(22, 258, words("case.lane_neutral"), "label strong", "start"),
@@ -213,6 +215,8 @@ def evidence(
     if len(by_hour) >= LEAST_HOURS:
         points = [(float(p.bucket_ms), p.log10_e) for p in by_hour]
         ends = (words.day_of(by_hour[0].bucket_ms), words.day_of(by_hour[-1].bucket_ms))
+        if ends[0] == ends[1]:
+            ends = (words.moment(by_hour[0].bucket_ms), words.clock(by_hour[-1].bucket_ms))
         head = (words("chart.hour"), words("chart.evidence"))
         rows = [(words.moment(p.bucket_ms), words.evidence(p.log10_e)) for p in by_hour]
     elif by_pair:
@@ -224,6 +228,8 @@ def evidence(
         return None
     title = _evidence_title(words, points, threshold, over_time=len(by_hour) >= LEAST_HOURS)
     note = words("chart.evidence_text")
+    if threshold is not None:
+        note += " " + words("chart.evidence_threshold_text")
     shown = rows if len(rows) <= MOST_ROWS else _spread(rows, MOST_ROWS)
     more = "" if shown is rows else words("chart.rows_sampled", n=words.whole(len(shown)), total=words.whole(len(rows)))
     drawn = svg.picture(

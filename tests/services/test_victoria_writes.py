@@ -13,6 +13,7 @@ import http.server
 import json
 import logging
 import random
+import re
 import socket
 import subprocess
 import threading
@@ -25,16 +26,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from aiohttp import ClientSession, web
 from prometheus_client import CollectorRegistry
 
 from collector import series
-from collector.config import InfluxSink
+from collector.app import create_app
+from collector.config import Config, InfluxSink
 from collector.influx import InfluxWriter
+from collector.keys import STORE, WORKER
 from collector.model import CellView, EvidencePoint, OutboxPoint
 from collector.outbox import Courier, Gauges, run
 from collector.pages.example import cell
+from collector.rehearsal import Rehearsal, Truth, signer
 from collector.sinks import Refused, Unreachable
 from collector.store.sqlite import SqliteStore
+from probe.wire.envelope import to_json
+from probe.wire.records import Origin
 
 pytestmark = pytest.mark.services
 LOG = logging.getLogger("test")
@@ -281,6 +288,50 @@ def test_nobody_there_is_unreachable() -> None:
     with pytest.raises(Unreachable, match="cannot be reached"):
         writer.write(["x"])
     writer.close()
+
+
+async def test_signed_records_become_points_and_pages(victoria: Victoria, tmp_path: Path) -> None:
+    """The whole way with nothing pretended but the line: records signed, uploaded, judged, delivered and shown."""
+    rng = random.Random(11)
+    reflector, probes = signer(rng), [signer(rng) for _ in range(3)]
+    rehearsal = Rehearsal(rng=rng, reflector=reflector)
+    config = Config(data=tmp_path / "data", reflectors=(reflector.key_id,), influx=sink(victoria.port))
+    runner = web.AppRunner(create_app(config))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        async with ClientSession() as client:
+            for number, probe in enumerate(probes):
+                origin = Origin(asn=64500, operator="Heron", country="NL", network=f"{number + 1:032x}", edge=True)
+                told = rehearsal.session(
+                    probe, started_ms=HOUR, pairs=14, truth=Truth(slowdown=0.5), origin=origin, app="youtube"
+                )
+                sent = [("receipts", [*told.started, told.receipt]), ("measurements", [told.measurement])]
+                for door, envelopes in sent:
+                    body = {"envelopes": [to_json(envelope) for envelope in envelopes]}
+                    async with client.post(f"{url}/v1/{door}", json=body) as answer:
+                        assert answer.status == 200, await answer.text()
+            await runner.app[WORKER].judged()
+            for _ in range(200):
+                if runner.app[STORE].outbox_size() == 0:
+                    break
+                await asyncio.sleep(0.05)
+            assert runner.app[STORE].outbox_size() == 0
+            (case,) = runner.app[STORE].cases()
+            async with client.get(f"{url}/case/{case.id}?lang=en") as page:
+                text = re.sub("[\u202f\u00a0]", " ", await page.text())
+            assert page.status == 200
+            assert "On the path measured at Heron, YouTube is slower by about 50 %" in text
+            async with client.get(f"{url}/?lang=en") as page:
+                assert f"/case/{case.id}" in await page.text()
+    finally:
+        await runner.cleanup()
+    found = victoria.export(f'{series.CELL}_state{{effect="slowing"}}')
+    assert [one["metric"]["operator"] for one in found] == ["Heron"]
+    assert found[0]["values"][-1] == series.STATE_CODES["corroborated"]
+    slowdown = victoria.export(f'{series.CELL}_slowdown{{effect="slowing"}}')
+    assert slowdown[0]["values"][-1] == pytest.approx(0.5, abs=0.05)
 
 
 def test_cells_below_three_probes_stay_here(victoria: Victoria, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_slopes_say_what_was_found_and_leave_lost_and_placebo_pairs_out() -> Non
 def test_many_pairs_are_thinned_and_it_says_so() -> None:
     of = cell("heron", "youtube", "corroborated", pairs=2000, lost_pairs=0)
     figure = slopes(EN, pairs(of), "youtube", "slowing")
-    assert len([e for e in parsed(figure).iter(f"{SVG}line") if e.attrib["class"] == "pair"]) == MOST_SLOPES
+    assert len([e for e in parsed(figure).iter(f"{SVG}line") if e.attrib["class"] == "pair dense"]) == MOST_SLOPES
     assert "300 of" in figure.note
     assert len(figure.rows) == MOST_ROWS
     assert "100" in figure.more
@@ -136,6 +136,9 @@ def test_evidence_says_when_it_passed_or_where_it_stands() -> None:
     assert passed.title == f"The evidence reached the threshold after {first} pairs"
     assert short.title == "The evidence stands at 25,000,000; the threshold is 10⁹"
     assert evidence(EN, (), (), 4.6) is None
+    without = evidence(EN, by_pair(of), (), None)
+    assert without is not None
+    assert "threshold" not in without.note + str(without.svg)
     over_time = evidence(EN, by_pair(of), by_hour(of, 24), 4.6)
     assert over_time is not None
     assert "November" in over_time.title
