@@ -116,6 +116,10 @@ class Warden:
         self.ask("watch", pid=process.pid)
         return process
 
+    def discard(self, directory: Path) -> None:
+        """Remove a directory when the lab ends, in whatever way."""
+        self.ask("discard", path=str(directory))
+
     def close(self) -> None:
         """End every process, then the helper; namespaces and devices go with them."""
         end_processes(self._processes)

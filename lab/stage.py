@@ -103,12 +103,13 @@ class Stage:
     def __enter__(self) -> Self:
         try:
             self._undo.enter_context(_signals_as_exit())
+            self._warden = self._undo.enter_context(Warden(namespaces=self.driver != "relay"))
             if self._given is None:
-                self.directory = Path(self._undo.enter_context(tempfile.TemporaryDirectory(prefix="evenlane-lab-")))
+                self.directory = Path(tempfile.mkdtemp(prefix="evenlane-lab-"))
+                self._warden.discard(self.directory)
             else:
                 self.directory = self._given
                 self.directory.mkdir(parents=True, exist_ok=True)
-            self._warden = self._undo.enter_context(Warden(namespaces=self.driver != "relay"))
             if self.driver == "relay":
                 self._world: network.Network | loopback.Loopback = loopback.Loopback(self._warden)
             else:

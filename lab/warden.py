@@ -15,10 +15,12 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +51,7 @@ class Warden:
         self._home = os.open("/proc/self/ns/net", os.O_RDONLY)
         self._namespaces: list[int] = []
         self._watched: dict[int, int] = {}
+        self._discarded: list[str] = []
 
     def become_root(self) -> Answer:
         """Get the right to make network namespaces; answers with the user namespace that took, if one did."""
@@ -150,13 +153,23 @@ class Warden:
             os.close(descriptor)
         return {}, []
 
+    def discard(self, *, path: str) -> Answer:
+        """Remove this directory when the parent is gone."""
+        self._discarded.append(path)
+        return {}, []
+
     def end_all(self) -> None:
-        """Kill every watched process that still runs."""
+        """Kill every watched process that still runs, and remove what was to be discarded."""
         for pid, descriptor in self._watched.items():
             with contextlib.suppress(ProcessLookupError):
                 if os.getpgid(pid) == pid:
                     os.killpg(pid, signal.SIGKILL)
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        for path in self._discarded:
+            shutil.rmtree(path, ignore_errors=True)
+            if os.path.exists(path):  # something was still being written by a process about to die
+                time.sleep(0.2)
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _write(path: str, text: str) -> None:
@@ -188,6 +201,7 @@ def serve(channel: socket.socket) -> None:
             warden.socket,
             warden.watch,
             warden.forget,
+            warden.discard,
         )
     }
     try:

@@ -233,17 +233,22 @@ def test_nothing_survives_the_death_of_the_stage(driver: str, kind: signal.Signa
         "from lab.stage import Stage\n"
         f"with Stage([Scenario('x')], driver={driver!r}, subscribers=2) as stage:\n"
         "    stage.start([sys.executable, '-c', 'import time; time.sleep(600)'], stage.operators[0].subscribers[0])\n"
-        "    print('up', flush=True)\n"
+        "    print(stage.directory, flush=True)\n"
         "    time.sleep(600)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], env=module_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == b"up\n"
+    directory = Path(process.stdout.readline().decode().strip())
+    assert directory.is_dir()
     process.send_signal(kind)
     process.wait(15)
     process.stdout.close()
+    deadline = time.monotonic() + 5
+    while directory.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not directory.exists()
 
 
 def test_an_outside_server_listens_inside(driver: str) -> None:
