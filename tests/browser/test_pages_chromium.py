@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -106,6 +107,7 @@ async def browser() -> AsyncIterator[Browser]:
             "about:blank",
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "TMPDIR": profile},  # it leaves files there
         )
         try:
             async with aiohttp.ClientSession() as client, client.ws_connect(await tab(process, client)) as socket:
