@@ -45,6 +45,8 @@ KEEPALIVE_S: Final = 150.0
 """Longer than two of the longest segments."""
 _WAIT_FOR_DATA_S: Final = 1.0
 _POLL_S: Final = 0.01
+_NAME: Final = {"Server": "evenlane"}
+"""Instead of the versions that aiohttp would tell everybody."""
 
 
 @dataclass(slots=True)
@@ -170,15 +172,16 @@ class Control:
 
     def _read_only(self, path: str) -> web.Response:
         if path == "/v1/ping":
-            return web.Response(status=204)
+            return web.Response(status=204, headers=_NAME)
         self.measure()
         if path == "/metrics":
-            return web.Response(body=self._parts.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+            return web.Response(body=self._parts.metrics.text(), headers={**_NAME, "Content-Type": CONTENT_TYPE})
         with self._parts.lock:
             sessions = self._parts.booking.sessions_open
         return web.Response(
             text=json.dumps({"status": "ok", "sessions_open": sessions, **self._parts.health}) + "\n",
             content_type="application/json",
+            headers=_NAME,
         )
 
     def measure(self) -> None:
@@ -237,7 +240,7 @@ class Control:
         self._parts.metrics.requests.labels(status=str(found.status)).inc()
         if found.error:
             self._parts.metrics.refusals.labels(error=found.error).inc()
-        headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+        headers = {**_NAME, "Content-Type": "application/json", "Cache-Control": "no-store"}
         if found.retry_after_s is not None:
             headers["Retry-After"] = str(found.retry_after_s)
         if found.status == 401:
