@@ -249,8 +249,10 @@ def _speaks(cell: dict[str, Any], outcome: Outcome) -> bool:
 
 
 def _cell_line(cell: dict[str, Any]) -> str:
-    size = cell["slowdown"]
-    slower = f"{size['estimate']:+.0%} ({size['low']:+.0%} to {size['high']:+.0%})" if size else "no rates"
+    size = cell["slowdown"] or {}
+    edges = [size.get(key) for key in ("estimate", "low", "high")]
+    estimate, low, high = ("?" if edge is None else f"{edge:+.0%}" for edge in edges)
+    slower = "no rates" if edges[0] is None else f"{estimate} ({low} to {high})"
     what = f"{cell['app']} {cell['direction']} {cell['effect']}"
     reasons = f" [{', '.join(cell['reasons'])}]" if cell["reasons"] else ""
     state = cell["state"].replace("_", " ")

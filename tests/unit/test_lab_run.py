@@ -72,6 +72,14 @@ def test_an_outcome_tells_truth_and_verdict() -> None:
     assert "note: no loss here" in text
 
 
+def test_a_cell_without_rates_or_interval_is_told_all_the_same() -> None:
+    nothing = {"estimate": None, "low": None, "high": None}
+    cells = [cell("not_testable", slowdown=nothing), cell("insufficient", slowdown={**nothing, "estimate": 0.5})]
+    text = table([Outcome("x", "tun", [], [], [*cells, cell("indication", slowdown=None)], 1.0, None, [])])
+    assert text.count("no rates") == 2
+    assert "+50% (? to ?)" in text
+
+
 def test_bundled_scenarios_are_found_by_name_and_files_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find("neutral-idle").name == "neutral-idle.toml"
     monkeypatch.chdir(tmp_path)
