@@ -64,11 +64,17 @@ class OperatorProcess:
             self._process.wait()
 
 
+LATE_MS = 25.0
+WAIT_SHARE = 0.3
+LOST_SHARE = 0.001
+
+
 def void_reason(name: str, counted: Mapping[str, Any]) -> str | None:
     """Why a run through this operator says nothing about rules: the machine was too busy to emulate it.
 
-    A median line is 10 to 50 ms away: a middlebox that is late by more than 10 ms for one packet in a hundred,
-    waits for a processor a fifth of the time or loses what it never decided to lose is a fault of the lab's.
+    Void is a middlebox that hands over one packet in a hundred more than LATE_MS late (a stall longer than the
+    round trip of a usual line), waits for a processor more than WAIT_SHARE of the time, or loses more than
+    LOST_SHARE of the packets without having decided to.
     """
     if not counted:
         return f"the emulated operator {name} ended early"
@@ -83,8 +89,3 @@ def void_reason(name: str, counted: Mapping[str, Any]) -> str | None:
     if lost > LOST_SHARE * packets:
         return f"{name} lost {lost} of {packets} packets that no rule meant to lose"
     return None
-
-
-LATE_MS = 10.0
-WAIT_SHARE = 0.2
-LOST_SHARE = 0.001
