@@ -111,6 +111,7 @@ class Delivery:
     async def once(self, http: aiohttp.ClientSession) -> Literal["delivered", "nothing", "trouble"]:
         """Deliver one batch."""
         self._retry_after_s = 0.0
+        self._tell_backlog()
         for journal in self._journals:
             name = journal.path.name
             offset = self._cursor.get(name, 0)
@@ -130,7 +131,6 @@ class Delivery:
             self._write_cursor()
             self._tell_backlog()
             return "delivered"
-        self._tell_backlog()
         return "nothing"
 
     async def _post(self, http: aiohttp.ClientSession, batch: Batch) -> Literal["taken", "too_much", "trouble"]:

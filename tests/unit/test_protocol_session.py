@@ -209,6 +209,24 @@ def test_a_dead_control_channel_ends_the_session_after_two_repeats_and_the_pair_
     assert [pair.pair for pair in record.pairs] == [1]
 
 
+def test_silence_is_allowed_for_as_long_as_a_segment_runs() -> None:
+    there = reflector()
+    long = replace(PAIR, segment_s=40.0)
+    here = ProbeSession(replace(request(), segment_s=40.0), random_bytes=random.Random(2).randbytes)
+
+    def transfer(step: RunSegment, at: MemoryReflector) -> SegmentFacts:
+        job = at.connect(step.hello(None), step.name)
+        assert not isinstance(job, NoJob)
+        for _ in range(40):
+            at.clock.advance(1000)
+            at.tick()
+        at.count(job, Counted(end="complete"))
+        return SegmentFacts(hello_sent=True)
+
+    assert drive(here, there, [long], transfer).failure is None
+    assert receipt_of(here).end == "closed"
+
+
 def test_a_reflector_that_is_not_there_is_asked_once() -> None:
     here = probe()
     assert isinstance(here.next(NOW), Send)
