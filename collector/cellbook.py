@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from analysis.cells import Assessment, assess
 from analysis.gates import Setting
 from analysis.pairs import CellKey, OrderHistory, Pair, score
-from analysis.probes import ProbeState, ProbeSummary, Standing, summarise
+from analysis.probes import ProbeState, ProbeSummary, Standing, placebo_evidence, summarise
 from analysis.rules import EFFECTS, Rules
 from collector.model import OperatorView
 from collector.register import Networks
@@ -43,6 +43,8 @@ class Cell:
     """Streams with changed pairs, and the start (Unix ms) of the earliest of these."""
     _histories: dict[Stream, OrderHistory] = field(default_factory=dict)
     _summaries: dict[str, ProbeSummary] = field(default_factory=dict)
+    _placebo: dict[str, float] = field(default_factory=dict)
+    """log E of each probe with placebo pairs that neutral names are not treated alike."""
 
     @classmethod
     def load(cls, book: Book, row: CellRow, operator: OperatorView, *, zone_known: bool, rules: Rules) -> Cell:
@@ -118,7 +120,7 @@ class Cell:
             raise ValueError("a pair that was never scored cannot be counted")
         self.states[row.pair.kind].setdefault(row.pair.probe, ProbeState()).add(row.pair, row.scored, self.rules)
         self.extras.add(row)
-        self._summaries.pop(row.pair.probe, None)
+        self._changed(row)
 
     def _uncount(self, row: PairRow) -> None:
         if row.scored is None:
@@ -128,7 +130,11 @@ class Cell:
         if not states[row.pair.probe].counts.pairs:
             del states[row.pair.probe]
         self.extras.add(row, -1)
-        self._summaries.pop(row.pair.probe, None)
+        self._changed(row)
+
+    def _changed(self, row: PairRow) -> None:
+        cache: dict[str, Any] = self._summaries if row.pair.kind == "test" else self._placebo
+        cache.pop(row.pair.probe, None)
 
     def save(self, book: Book) -> None:
         """Write what changed."""
@@ -147,6 +153,14 @@ class Cell:
             if probe not in self._summaries:
                 self._summaries[probe] = summarise(probe, state, standing=self._standing, rules=self.rules)
         return [named(self._summaries[probe], networks) for probe in self.states["test"]]
+
+    def placebo(self) -> list[float]:
+        """log E of each probe with placebo pairs; those that did not change since are not computed again."""
+        states = self.states["placebo"]
+        for probe, state in states.items():
+            if probe not in self._placebo:
+                (self._placebo[probe],) = placebo_evidence([state], self.rules)
+        return [self._placebo[probe] for probe in states]
 
     @property
     def _standing(self) -> Standing:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from analysis.match import coin
 from probe.wire.envelope import Envelope, seal
 from probe.wire.records import (
+    Arm,
     Direction,
     Environment,
     MeasuredPair,
@@ -44,6 +45,8 @@ class Truth:
     """What the operator does. `slowdown` 0.4: the app gets 60 % of the rate; `blocks`: its segments are reset."""
 
     slowdown: float = 0.0
+    placebo_slowdown: float = 0.0
+    """One of two neutral names is slower: then the names are not neutral."""
     blocks: bool = False
     noise: float = 0.05
     """Standard deviation of the log rate of a segment."""
@@ -86,6 +89,7 @@ class Rehearsal:
         environment: Environment | None = None,
         placebo: int = 0,
         unfinished: int = 0,
+        hotspot: bool = False,
     ) -> Told:
         """One session of `pairs` pairs, the last `placebo` of them placebo pairs; then `unfinished` ones."""
         truth = truth or Truth()
@@ -100,7 +104,7 @@ class Rehearsal:
                 number,
                 kind=kind,
                 at_ms=started_ms + (number - 1) * PAIR_MS,
-                truth=truth if kind == "test" else Truth(noise=truth.noise, rate_mbps=truth.rate_mbps),
+                truth=truth if kind == "test" else replace(truth, slowdown=truth.placebo_slowdown, blocks=False),
                 about={"app": app, "direction": direction},
                 finished=number <= pairs,
             )
@@ -108,6 +112,7 @@ class Rehearsal:
         ]
         ended_ms = started_ms + len(kinds) * PAIR_MS
         about: dict[str, Any] = {"v": 1, "session": session, "nettest": "differential"}
+        witnessed = about | {"hotspot": hotspot}
         started = tuple(
             seal(
                 Started(
@@ -121,7 +126,7 @@ class Rehearsal:
                     commit=pair.commit,
                     reflector_nonce=pair.reflector_nonce,
                     origin=origin,
-                    **about,
+                    **witnessed,
                 ),
                 self.reflector,
             )
@@ -135,7 +140,7 @@ class Rehearsal:
             end="closed",
             origin=origin,
             pairs=tuple(pair for pair, _ in told),
-            **about,
+            **witnessed,
         )
         sequence = self._sequence[probe.key_id] = self._sequence.get(probe.key_id, -1) + 1
         measurement = Measurement(
@@ -164,7 +169,7 @@ class Rehearsal:
     ) -> tuple[ReceiptPair, MeasuredPair]:
         mine, theirs = self.rng.randbytes(32), self.rng.randbytes(32)
         neutral_first = coin(mine, theirs, bytes.fromhex(session), number)
-        segments = tuple(self._segments(at_ms, truth, neutral_first, kind)) if finished else ()
+        segments = tuple(self._segments(at_ms, truth, neutral_first)) if finished else ()
         receipt = ReceiptPair(
             pair=number,
             kind=kind,
@@ -191,15 +196,16 @@ class Rehearsal:
         )
         return receipt, measured
 
-    def _segments(self, at_ms: int, truth: Truth, neutral_first: bool, kind: PairKind) -> Iterator[Segment]:
-        arms = ("neutral", "app") if neutral_first else ("app", "neutral")
+    def _segments(self, at_ms: int, truth: Truth, neutral_first: bool) -> Iterator[Segment]:
+        # In a placebo pair "app" stands for the first of the two neutral twins.
+        arms: tuple[Arm, ...] = ("neutral", "app") if neutral_first else ("app", "neutral")
         for index, arm in enumerate(arms):
             factor = 1 - truth.slowdown if arm == "app" else 1.0
             rate = truth.rate_mbps * factor * self.rng.lognormvariate(0, truth.noise)
-            failed = truth.blocks and arm == "app" and kind == "test"
+            failed = truth.blocks and arm == "app"
             bins = 1 if failed else round(self.segment_s * 10)
             yield Segment(
-                arm="neutral" if kind == "placebo" else arm,  # type: ignore[arg-type]
+                arm=arm,
                 end="reset" if failed else "complete",
                 started_ms=at_ms + index * round(self.segment_s * 1000),
                 duration_ms=bins * 100,

@@ -22,7 +22,7 @@ from collector.store.base import PairRow
 from probe.wire.records import Effect
 
 HOUR_MS: Final = 3_600_000
-MOST_POINTS: Final = 400
+MOST_POINTS: Final = 200
 """A picture needs no more points than this."""
 
 
@@ -75,12 +75,15 @@ def by_pair(
     log_es: dict[str, float] = {}
     found: list[PairEvidence] = []
     step = max(1, math.ceil(len(rows) / MOST_POINTS))
+    changed: set[str] = set()
     for sequence, row in enumerate(rows, start=1):
         if row.pair.kind == "test":
             _count(states, row, rules)
-            log_es[row.pair.probe] = probe_evidence(states[row.pair.probe].counts, effect, rules)
+            changed.add(row.pair.probe)
         if sequence % step and sequence != len(rows):
             continue
+        log_es.update({probe: probe_evidence(states[probe].counts, effect, rules) for probe in changed})
+        changed.clear()
         probes = sorted(log_es)
         log_e = strength([log_es[p] for p in probes], _groups(probes, components), rules).whole if probes else 0.0
         found.append(PairEvidence(sequence=sequence, log10_e=log_e / math.log(10)))

@@ -8,6 +8,8 @@ section "Privacy".
 from __future__ import annotations
 
 import sqlite3
+import threading
+from collections import OrderedDict
 from datetime import date
 
 from analysis.cases import Case
@@ -60,17 +62,17 @@ def case_view(connection: sqlite3.Connection, case_id: str) -> CaseView | None:
     return shown_case(row, decode(CellView, found[2]), history)
 
 
-def case(connection: sqlite3.Connection, case_id: str) -> CaseDetail | None:
+def case(connection: sqlite3.Connection, case_id: str, drawn: Drawn) -> CaseDetail | None:
     """One case with its pairs and pictures."""
     view = case_view(connection, case_id)
     if view is None:
         return None
     (cell,) = connection.execute("SELECT cell FROM cases WHERE id = ?", (case_id,)).fetchone()
-    pairs, evidence, hours = _pictures(connection, cell, view.cell)
+    pairs, evidence, hours = drawn.pictures(connection, cell, view.cell)
     return CaseDetail(case=view, pairs=pairs, evidence_by_pair=evidence, evidence_by_hour=hours)
 
 
-def evidence(connection: sqlite3.Connection, key: CellKey) -> CellDetail | None:
+def evidence(connection: sqlite3.Connection, key: CellKey, drawn: Drawn) -> CellDetail | None:
     """One cell and effect with its pairs and pictures, case or none."""
     found = connection.execute(
         "SELECT v.cell, v.view FROM verdict v JOIN cell c ON c.id = v.cell JOIN operator o ON o.place = c.operator"
@@ -80,11 +82,35 @@ def evidence(connection: sqlite3.Connection, key: CellKey) -> CellDetail | None:
     if found is None:
         return None
     view = decode(CellView, found[1])
-    pairs, by_pairs, hours = _pictures(connection, found[0], view)
+    pairs, by_pairs, hours = drawn.pictures(connection, found[0], view)
     return CellDetail(cell=view, pairs=pairs, evidence_by_pair=by_pairs, evidence_by_hour=hours)
 
 
 Pictures = tuple[tuple[PairRecord, ...], tuple[PairEvidence, ...], tuple[EvidencePoint, ...]]
+
+
+class Drawn:
+    """Pictures drawn lately: a cell's pairs are read and replayed once, not for every reader. Thread-safe."""
+
+    def __init__(self, most: int = 16) -> None:
+        self._most = most
+        self._kept: OrderedDict[tuple[int, Effect], tuple[CellView, Pictures]] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def pictures(self, connection: sqlite3.Connection, cell: int, view: CellView) -> Pictures:
+        """The pictures of a cell and effect; `view` is what is shown of it now and tells whether it has changed."""
+        key = (cell, view.key.effect)
+        with self._guard:
+            kept = self._kept.get(key)
+        if kept is not None and kept[0] == view:
+            return kept[1]
+        found = _pictures(connection, cell, view)
+        with self._guard:
+            self._kept[key] = (view, found)
+            self._kept.move_to_end(key)
+            if len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return found
 
 
 def _pictures(connection: sqlite3.Connection, cell: int, view: CellView) -> Pictures:
@@ -151,4 +177,5 @@ def pair_record(row: PairRow, sequence: int, probe: str, network: str) -> PairRe
         pace_mbps=pair.pace_mbps,
         segment_s=pair.segment_s,
         edge=pair.edge,
+        midpoint=None if scored.y is None else scored.midpoint,
     )

@@ -49,6 +49,7 @@ class SqliteStore:
         self._readers: list[sqlite3.Connection] = []
         self._guard = threading.Lock()
         self._closed = False
+        self._drawn = reading.Drawn()
         try:
             connection = self._connect()
             try:
@@ -119,12 +120,12 @@ class SqliteStore:
     def case(self, case_id: str) -> CaseDetail | None:
         """One case with its pairs and pictures."""
         with self._snapshot() as connection:
-            return reading.case(connection, case_id)
+            return reading.case(connection, case_id, self._drawn)
 
     def evidence(self, key: CellKey) -> CellDetail | None:
         """One cell and effect with its pairs and pictures, case or none. `key.asn` is ignored."""
         with self._snapshot() as connection:
-            return reading.evidence(connection, key)
+            return reading.evidence(connection, key, self._drawn)
 
     def operators(self) -> list[OperatorView]:
         """The register, by place."""

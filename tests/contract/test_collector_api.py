@@ -71,7 +71,7 @@ class Site:
         await self.app[WORKER].judged()
 
     async def caught(self):
-        await self.tell(*(self.session(who, pairs=12, truth=Truth(slowdown=0.5)) for who in range(3)))
+        await self.tell(*(self.session(who, pairs=12, truth=Truth(slowdown=0.5, noise=0.12)) for who in range(3)))
 
     def counted(self):
         """Envelopes received, and what became of them."""
@@ -337,25 +337,21 @@ async def test_a_case_can_be_recomputed_from_what_is_published(site):
     detail = json.loads((await site.get(f"/v1/cases/{case['id']}"))[2])
     pairs = [from_dict(PairRecord, pair) for pair in detail["pairs"]]
     counts, networks = {}, {}
-    histories = {}
     for pair in pairs:
         first, second = (pair.neutral_mbps, pair.app_mbps) if pair.neutral_first else (pair.app_mbps, pair.neutral_mbps)
         again = Pair(
             cell=CellKey(pair.operator, pair.asn, pair.app, pair.direction, pair.access),
             kind=pair.kind,
             probe=pair.probe,
-            session="s",
+            session="",
             number=pair.sequence,
-            started_ms=START + pair.sequence * 10_000,
-            ended_ms=START + pair.sequence * 10_000 + 5000,
+            started_ms=START,
             neutral_first=pair.neutral_first,
             first_mbps=first,
             second_mbps=second,
             lost=pair.lost,
         )
-        history = histories.setdefault(pair.probe, OrderHistory())
-        counts.setdefault(pair.probe, ProbeCounts()).add(score(history, again))
-        history.add(again)
+        counts.setdefault(pair.probe, ProbeCounts()).add(score(OrderHistory(), again, midpoint=pair.midpoint))
         networks.setdefault(pair.network, set()).add(pair.probe)
     probes = sorted(counts)
     log_es = [probe_evidence(counts[probe], "slowing") for probe in probes]

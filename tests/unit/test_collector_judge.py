@@ -8,9 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analysis.gates import strength_of_placebo
+from analysis.pairs import CellKey as AnalysisKey
+from analysis.pairs import OrderHistory, Pair, score
+from analysis.probes import ProbeState, placebo_evidence
+from analysis.rules import RULES
 from collector import intake
 from collector.config import Config, GrafanaSink, InfluxSink, OperatorEntry
 from collector.judge import Judge
+from collector.mind import mixed as mixed_by_the_collector
 from collector.model import CellKey
 from collector.rehearsal import Rehearsal, Truth, signer
 from collector.store.sqlite import SqliteStore
@@ -277,17 +283,52 @@ def test_placebo_pairs_are_counted_and_published_but_bet_nothing(town):
     assert kinds.count("placebo") == 12
 
 
-def test_what_a_hotspot_says_moves_to_its_own_cell(town):
-    told = town.session(0, environment=Environment(hotspot=True))
-    town.send(*told.started, told.receipt)
+def test_a_declared_hotspot_has_its_own_cell_and_a_late_claim_moves_nothing(town):
+    told = town.session(0, hotspot=True)
+    town.send(*told.all)
+    late = town.session(1, environment=Environment(hotspot=True))
+    town.send(*late.all)
     town.run()
-    assert town.cell().lost_pairs == 8
-    town.send(told.measurement)
+    assert {access for _, _, access, _ in town.cells()} == {"hotspot", "fixed"}
+    assert (town.cell(access="hotspot").pairs, town.cell().pairs) == (8, 8)
+
+
+def test_neutral_names_that_are_not_neutral_hold_every_case_of_the_line_back(town):
+    for who in range(3):
+        town.send(*town.session(who, pairs=10, truth=Truth(slowdown=0.5)).all)
     town.run()
-    assert list(town.cells()) == [
-        ("youtube", "down", "hotspot", effect) for effect in ("blocking", "prioritising", "slowing")
-    ]
-    assert town.cell(access="hotspot").pairs == 8
+    assert town.cell().state == "corroborated"
+    # Placebo pairs of another app: they speak of the names, so they count for the whole line.
+    for who in range(3):
+        truth = Truth(placebo_slowdown=0.5)
+        town.send(*town.session(who, at_ms=START + 100_000, app="signal", pairs=14, placebo=13, truth=truth).all)
+    town.run()
+    assert town.cell().state == "replicated"
+    assert "placebo_alarm" in town.cell().reasons
+    assert town.store.cases()[0].history[-1].reason == "placebo_alarm"
+
+
+@given(st.lists(st.integers(-6, 12), max_size=6))
+def test_placebo_evidence_is_mixed_as_analysis_mixes_it(runs):
+    states = []
+    for index, wins in enumerate(runs):
+        state = ProbeState()
+        for number in range(abs(wins)):
+            pair = Pair(
+                cell=AnalysisKey("o", 1, "a", "down", "fixed"),
+                kind="placebo",
+                probe=str(index),
+                session="s",
+                number=number,
+                started_ms=START,
+                neutral_first=True,
+                first_mbps=8.0 if wins > 0 else 4.0,
+                second_mbps=4.0 if wins > 0 else 8.0,
+            )
+            state.add(pair, score(OrderHistory(), pair))
+        states.append(state)
+    own = mixed_by_the_collector([log_e for state in states for log_e in placebo_evidence([state])], RULES)
+    assert own == pytest.approx(strength_of_placebo(states))
 
 
 def test_a_late_upload_rewrites_the_hours_it_belongs_to(town):
@@ -381,15 +422,18 @@ def mixed(town):
                     town.session(who, at_ms=at_ms + 30_000, pairs=4, app="signal", truth=Truth(blocks=True))
                 )
     elsewhere = dataclasses.replace(town.origins[0], network="f" * 32)
-    sessions.append(town.session(3, pairs=3, origin=elsewhere, environment=Environment(hotspot=True)))
+    sessions.append(town.session(3, pairs=3, origin=elsewhere, hotspot=True))
     sessions.append(town.session(2, pairs=3, origin=elsewhere))
-    withheld = {sessions[1].measurement, sessions[4].receipt, sessions[0].started[1]}
-    other = dataclasses.replace(read_payload(sessions[0].started[1].payload), commit="0" * 64)
-    contradicting = seal(other, town.reflector)
-    return [contradicting, *(envelope for told in sessions for envelope in told.all if envelope not in withheld)]
+    # One started pair contradicts its receipt; one was started from another operator's line than the data came from.
+    false = [sessions[0].started[1], sessions[3].started[2]]
+    contradicting = dataclasses.replace(read_payload(false[0].payload), commit="0" * 64)
+    elsewhere = dataclasses.replace(read_payload(false[1].payload), origin=Origin(asn=64999, network="e" * 32))
+    withheld = {sessions[1].measurement, sessions[4].receipt, *false}
+    envelopes = [envelope for told in sessions for envelope in told.all if envelope not in withheld]
+    return [*envelopes, seal(contradicting, town.reflector), seal(elsewhere, town.reflector)]
 
 
-OPERATORS = (OperatorEntry(id="Example Net", asns=(64500,), country="NL"),)
+OPERATORS = (OperatorEntry(id="Example Net", asns=(64500,), country="NL"), OperatorEntry(id="Other", asns=(64999,)))
 
 
 def arrive(tmp_path_factory, data):
