@@ -210,7 +210,7 @@ def _claim(directory: Path) -> int:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        reason = (error.strerror or "unknown reason").lower()
+        reason = "a file is in the way" if directory.is_file() else (error.strerror or "unknown reason").lower()
         raise StoreError(f"the data directory {directory} cannot be written ({reason}): choose another") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _config(args: argparse.Namespace) -> Config:
     from collector.config import Config, ConfigError, load
-    from evenlane.cli import CannotRun
+    from evenlane.extras import CannotRun
 
     try:
         config = Config() if args.config is None else load(args.config)
@@ -66,7 +66,7 @@ def _config(args: argparse.Namespace) -> Config:
 def _check(config: Config, *, as_json: bool) -> int:
     from collector.store.base import StoreError
     from collector.store.sqlite import check_directory
-    from evenlane.cli import CannotRun
+    from evenlane.extras import CannotRun
 
     try:
         state = check_directory(config.data)
@@ -101,7 +101,7 @@ def _serve(config: Config, *, as_json: bool) -> int:
     from collector.logs import to_stderr
     from collector.server import ServeError, serve
     from collector.store.base import StoreError
-    from evenlane.cli import CannotRun
+    from evenlane.extras import CannotRun
 
     to_stderr()
 
