@@ -165,6 +165,7 @@ class ReflectorSession:
                 origin=self._origin,
                 pairs=tuple(receipt_pair(pair) for pair in self._pairs),
                 software=self._software,
+                hotspot=self.request.hotspot,
             )
         return self.receipt
 
@@ -283,6 +284,7 @@ class ReflectorSession:
             commit=pair.commit.commit,
             reflector_nonce=pair.nonce.hex(),
             origin=self._origin,
+            hotspot=self.request.hotspot,
         )
 
     def _open_pair(self, number: int) -> ReflectorPair | Refusal:
