@@ -235,6 +235,9 @@ def test_established_only_needs_a_whole_handshake() -> None:
     assert box.snapshot()["treated"] == {}
     Conversation(box).open().say_hello(APP)
     assert box.snapshot()["treated"] == {"block": 1}
+    box = box_with(Rule(Match(port=((443, 443),), established_only=True), "block"))
+    Conversation(box).open()
+    assert box.snapshot()["treated"] == {"block": 1}, "the handshake's last packet is the first to match"
 
 
 def test_hours_follow_the_local_time_also_past_midnight() -> None:
