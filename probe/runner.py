@@ -7,13 +7,14 @@ on the way. Spec: spec/protocol.md, spec/records.md.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from probe.netio.control import Url, parse_url
+from probe.netio.control import Url, UrlError, parse_url
 from probe.nettests.base import Cost, Nettest, Options, Progress
 from probe.nettests.registry import get
 from probe.protocol.probe_role import ProbeSession
@@ -86,8 +87,18 @@ def request_of(
         bind=bind,
         version=version,
     )
+    if bind is not None and not _is_address(bind):
+        raise UrlError(f"{bind!r} is not an address of this machine to connect from")
     _ = request.cost
     return request
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def run(

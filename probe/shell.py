@@ -72,16 +72,17 @@ class Shell:
         self._control.close()
 
     def open(self, request: SessionRequest) -> ProbeSession:
-        """Ask for a session, look around and find the idle round-trip time."""
+        """Find the idle round-trip time, look around, ask for a session."""
         session = ProbeSession(request, random_bytes=secrets.token_bytes)
-        self._advance(session, {})
-        if session.grant is not None:
-            self._look_around()
+        try:
             for _ in range(_BASELINE_PINGS):
-                try:
-                    self._control.ping()
-                except ControlFailed:
-                    break
+                self._control.ping()
+            self._look_around()
+        except ControlFailed as error:
+            self.last_error = str(error)
+            session.next(self._clock.ms())
+            session.control_failed(error.failure, self._clock.ms())
+        self._advance(session, {})
         return session
 
     def calibrate(
@@ -111,9 +112,11 @@ class Shell:
 
     def _look_around(self) -> None:
         local, peer = self._control.addresses()
-        line = line_of(local)
-        self.environment = observe(local, peer, line)
-        counter = household_counter(self.environment.position, line)
+        counter = None
+        if local:
+            line = line_of(local)
+            self.environment = observe(local, peer, line)
+            counter = household_counter(self.environment.position, line)
         self._transfers = Transfers(self._dialer, self._control.host, counter)
 
     def _advance(self, session: ProbeSession, alpn: Mapping[str, tuple[str, ...]]) -> None:

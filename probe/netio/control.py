@@ -77,7 +77,9 @@ def open_https(dialer: Dialer, url: Url, *, connect_s: float = CONNECT_TIMEOUT_S
         wrapped = context.wrap_socket(sock, server_hostname=url.host.encode("ascii"))
     except ssl.SSLCertVerificationError as error:
         sock.close()
-        raise WrongCertificate(f"no authority vouches for the certificate ({error.verify_message})") from None
+        raise WrongCertificate(
+            f"no authority vouches for its certificate ({error.verify_message}); add the #sha256= pin that it printed"
+        ) from None
     except BaseException:
         sock.close()
         raise

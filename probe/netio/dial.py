@@ -205,6 +205,8 @@ class TcpInfo:
 
     retransmits: int
     rtt_min_ms: float | None
+    acked_bytes: int
+    """Sent and acknowledged by the peer, TLS included."""
     wire_bytes: int
     """Bytes both ways with TCP and IP headers, retransmissions left out."""
 
@@ -224,5 +226,6 @@ def tcp_info(sock: socket.socket) -> TcpInfo | None:
     return TcpInfo(
         retransmits=retransmits,
         rtt_min_ms=None if rtt_us in {0, 2**32 - 1} else rtt_us / 1000,
+        acked_bytes=acked,
         wire_bytes=acked + received + headers * (segs_out + segs_in),
     )

@@ -38,6 +38,8 @@ _CLOCK_SLACK_S: Final = 0.02
 """The reflector's timer may fire a little early, and its clock may run faster than ours."""
 _CPU_LIMITED: Final = 0.9
 """Share of a segment's time that this process computed: above it the probe itself may be the bottleneck."""
+_CPU_NOTICED_S: Final = 0.1
+"""A segment that failed sooner is too short to say anything of the processor."""
 
 Counter = Callable[[], int | None]
 """Bytes that passed the household's line so far; None where this device cannot see them."""
@@ -84,16 +86,13 @@ class Transfers:
         """Carry out one segment. Network failures are facts, never exceptions."""
         passed, cpu, wall = self._count(), time.process_time(), time.monotonic()
         opened = self._open(step, alpn)
-        sock = opened.sock
-        if sock is None:
-            return SegmentFacts(
-                hello_sent=False, failure=opened.failure, connect_ms=opened.connect_ms, tls_ms=opened.tls_ms
-            )
-        options = prepare_sender(sock, step.pace_mbps) if step.direction == "up" else None
-        moved, hello_sent = self._move(sock, step, sleep_mbps=_sleep_pace(options, step.pace_mbps))
-        info = tcp_info(sock)
-        reset(sock)
-        busy = (time.process_time() - cpu) / max(1e-3, time.monotonic() - wall)
+        moved, hello_sent, options, info = _Moved(failure=opened.failure), False, None, None
+        if opened.sock is not None:
+            options = prepare_sender(opened.sock, step.pace_mbps) if step.direction == "up" else None
+            moved, hello_sent = self._move(opened.sock, step, sleep_mbps=_sleep_pace(options, step.pace_mbps))
+            info = tcp_info(opened.sock)
+            reset(opened.sock)
+        busy = (time.process_time() - cpu) / max(_CPU_NOTICED_S, time.monotonic() - wall)
         return SegmentFacts(
             hello_sent=hello_sent,
             failure=moved.failure,
@@ -267,12 +266,13 @@ def _calibrate_down(sock: ssl.SSLSocket, view: memoryview, step: Calibrate) -> f
 
 
 def _calibrate_up(sock: ssl.SSLSocket, view: memoryview, duration_s: float, sleep_mbps: float) -> float | None:
-    """Rate at which the kernel took bytes in the second half; its queue is small (TCP_NOTSENT_LOWAT)."""
+    """Rate at which the peer acknowledged in the second half; what the kernel took where it tells no more."""
     first, second = _Moved(), _Moved()
     start = time.monotonic()
     _send(sock, view, first, _Clock(start, duration_s, start + duration_s / 2), sleep_mbps)
-    since = time.monotonic()
+    since, before = time.monotonic(), tcp_info(sock)
     if first.failure is None:
         _send(sock, view, second, _Clock(since, duration_s / 2, start + duration_s), sleep_mbps)
-    spent = time.monotonic() - since
-    return second.bytes * 8 / spent / 1e6 if second.bytes and spent > duration_s / 4 else None
+    spent, after = time.monotonic() - since, tcp_info(sock)
+    moved = after.acked_bytes - before.acked_bytes if before and after else second.bytes
+    return moved * 8 / spent / 1e6 if moved > 0 and spent > duration_s / 4 else None

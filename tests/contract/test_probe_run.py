@@ -283,6 +283,7 @@ def test_a_second_ctrl_c_ends_it_at_once_and_the_open_pair_is_lost(reflector, tm
         (("--segment-s", "0.01"), 2, "a segment lasts"),
         (("--pace-mbps", "-3"), 2, "the pace must be"),
         (("--collector", "http://collector.example"), 2, "unencrypted"),
+        (("--bind", "eth0"), 2, "not an address"),
         (("--out", "/nowhere/run.jsonl"), 3, "/nowhere/run.jsonl cannot be written"),
     ],
 )
