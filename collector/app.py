@@ -17,8 +17,8 @@ from aiohttp import web
 from collector.api import problem, public, service, upload
 from collector.config import Config
 from collector.judge import Judge
-from collector.keys import CLOCK, CONFIG, LIMIT, LOG, METRICS, STORE, WORKER, in_thread
-from collector.limits import RateLimit
+from collector.keys import CLOCK, CONFIG, IN_FLIGHT, LIMIT, LOG, METRICS, STORE, WORKER, in_thread
+from collector.limits import MOST_IN_FLIGHT, InFlight, RateLimit
 from collector.logs import logger
 from collector.metrics import Metrics
 from collector.store.base import Store
@@ -57,6 +57,7 @@ def create_app(
     app[CLOCK] = clock_ms
     app[LOG] = log
     app[LIMIT] = RateLimit(config.uploads_per_minute, secrets.token_bytes(32))
+    app[IN_FLIGHT] = InFlight(MOST_IN_FLIGHT)
     app[WORKER] = Worker(app[STORE], judge or Judge(config), metrics, clock_ms=clock_ms, log=log)
     try:
         for part in (upload, public, service):

@@ -14,7 +14,7 @@ from typing import Final, ParamSpec, TypeVar
 from aiohttp import web
 
 from collector.config import Config
-from collector.limits import RateLimit
+from collector.limits import InFlight, RateLimit
 from collector.metrics import Metrics
 from collector.store.base import Store
 from collector.worker import Worker
@@ -28,6 +28,7 @@ METRICS: Final = web.AppKey("METRICS", Metrics)
 """`app[METRICS].registry` is where other parts of the application add theirs."""
 WORKER: Final = web.AppKey("WORKER", Worker)
 LIMIT: Final = web.AppKey("LIMIT", RateLimit)
+IN_FLIGHT: Final = web.AppKey("IN_FLIGHT", InFlight)
 CLOCK: Final[web.AppKey[Callable[[], int]]] = web.AppKey("CLOCK")
 """Unix milliseconds."""
 LOG: Final = web.AppKey("LOG", logging.Logger)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: EUPL-1.2
-"""Who may upload how often: a bucket per client network, in memory alone.
+"""Who may upload how often and how much at once: a bucket per client network, in memory alone.
 
 Pure but for the key, which is drawn at the start and dies with the process, so that nothing in memory is an
 address. Spec: spec/api.md, section "Limits".
@@ -15,6 +15,8 @@ from typing import Final
 
 from collector.config import Network
 
+MOST_IN_FLIGHT: Final = 256 * 1024 * 1024
+"""Bytes of bodies in memory at once; beyond this uploads are asked to come back."""
 MOST_CLIENTS: Final = 20_000
 """Beyond this the client that was heard longest ago is forgotten."""
 
@@ -44,6 +46,23 @@ class RateLimit:
 
     def _name(self, client: str | None) -> bytes:
         return hashlib.blake2b(network_of(client).encode(), key=self._key, digest_size=16).digest()
+
+
+class InFlight:
+    """Bytes of bodies that are being read or kept, over all clients: what many of them together may ask for."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.bytes = 0
+
+    def add(self, count: int) -> bool:
+        """Count bytes in; whether there is room for them. They are counted either way, until `remove`."""
+        self.bytes += count
+        return self.bytes <= self._most
+
+    def remove(self, count: int) -> None:
+        """Count them out."""
+        self.bytes -= count
 
 
 def network_of(client: str | None) -> str:

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from collector.api.problem import RETRY_S, problem
 from collector.intake import DOORS, Door, Rejection, Upload, admit, take_apart
-from collector.keys import CLOCK, CONFIG, LIMIT, LOG, METRICS, STORE, WORKER, in_thread
+from collector.keys import CLOCK, CONFIG, IN_FLIGHT, LIMIT, LOG, METRICS, STORE, WORKER, in_thread
 from collector.limits import client_of
 from collector.metrics import Metrics
 from collector.store.base import EnvelopeRow, Stored, StoreError
@@ -58,20 +58,28 @@ def _limit(request: web.Request) -> float:
 
 
 async def _answer(request: web.Request, door: Door, metrics: Metrics) -> web.Response:
+    body = bytearray()
     try:
-        raw = await asyncio.wait_for(_read(request), BODY_S)
+        return await _read_and_keep(request, door, metrics, body)
+    finally:
+        request.app[IN_FLIGHT].remove(len(body))
+
+
+async def _read_and_keep(request: web.Request, door: Door, metrics: Metrics, body: bytearray) -> web.Response:
+    try:
+        trouble = await asyncio.wait_for(_read(request, body), BODY_S)
     except TimeoutError:
         return problem(408, "too_slow", f"the body took more than {BODY_S:g} s")
-    if raw is None:
-        return _refuse(Rejection(status=413, reason="too_large", detail=f"at most {MAX_BODY_BYTES} bytes"), metrics)
-    now_ms = request.app[CLOCK]()
+    if trouble is not None:
+        return _refuse(trouble, metrics)
     told = _Told(
         door=door,
         content_type=request.content_type if "Content-Type" in request.headers else "",
         encoding=request.headers.get("Content-Encoding", "").strip().lower(),
         trusted=frozenset(request.app[CONFIG].reflectors),
-        now_ms=now_ms,
+        now_ms=request.app[CLOCK](),
     )
+    raw = bytes(body)
     read = told.read(raw) if len(raw) <= INLINE_BYTES else await in_thread(told.read, raw)
     if isinstance(read, Rejection):
         return _refuse(read, metrics)
@@ -110,16 +118,18 @@ class _Told:
         ]
 
 
-async def _read(request: web.Request) -> bytes | None:
-    """The body as it was sent; None where it is too large."""
+async def _read(request: web.Request, body: bytearray) -> Rejection | None:
+    """Append the body as it was sent; what stands against it, as soon as that is known."""
+    too_large = Rejection(status=413, reason="too_large", detail=f"at most {MAX_BODY_BYTES} bytes")
     if (request.content_length or 0) > MAX_BODY_BYTES:
-        return None
-    body = bytearray()
+        return too_large
     async for chunk in request.content.iter_any():
         body += chunk
+        if not request.app[IN_FLIGHT].add(len(chunk)):
+            return Rejection(status=503, reason="busy", detail="too much is being uploaded at once; try again")
         if len(body) > MAX_BODY_BYTES:
-            return None
-    return bytes(body)
+            return too_large
+    return None
 
 
 async def _keep(request: web.Request, rows: list[EnvelopeRow]) -> list[Stored]:
@@ -163,12 +173,13 @@ def _count(results: list[Result] | list[EnvelopeRow | Rejection], metrics: Metri
 def _refuse(rejection: Rejection, metrics: Metrics) -> web.Response:
     """A body of which nothing could be read counts as one envelope of unknown type."""
     metrics.received.inc()
-    metrics.count("unknown", "refused")
+    metrics.count("unknown", "refused" if rejection.status < 500 else "failed")
     return _problem(rejection)
 
 
 def _problem(rejection: Rejection) -> web.Response:
-    return problem(rejection.status, rejection.reason, rejection.detail, rejection.path)
+    headers = {"Retry-After": str(RETRY_S)} if rejection.status == 503 else {}
+    return problem(rejection.status, rejection.reason, rejection.detail, rejection.path, headers=headers)
 
 
 def _told_in_batch(result: Result) -> dict[str, Any]:

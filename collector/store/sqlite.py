@@ -51,12 +51,14 @@ class SqliteStore:
         self._closed = False
         self._drawn = reading.Drawn()
         try:
+            # SQLite would make it readable for all, and gives its log the same permissions.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = self._connect()
             try:
                 migrate(connection)
             finally:
                 connection.close()
-        except (sqlite3.Error, StoreError) as error:
+        except (OSError, sqlite3.Error, StoreError) as error:
             os.close(self._lock)
             raise StoreError(f"{self._path} cannot be used: {error}") from None
         self._writer = Writer(self._connect)

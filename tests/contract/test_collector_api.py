@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from collector.app import create_app
 from collector.config import Config
-from collector.keys import METRICS, STORE, WORKER
+from collector.keys import IN_FLIGHT, METRICS, STORE, WORKER
 from collector.rehearsal import Rehearsal, Truth, signer
 from collector.store.base import StoreError
 from collector.store.sqlite import SqliteStore
@@ -430,6 +430,29 @@ async def test_uploads_are_limited_per_network_and_reading_is_not(tmp_path, aioh
     async with site.client.post("/v1/measurements", data=b"{}", headers=JSON) as answer:
         assert 1 <= int(answer.headers["Retry-After"]) <= 20
     assert (await site.get("/v1/cells"))[0] == 200
+
+
+async def test_many_large_bodies_at_once_are_asked_to_come_back(site):
+    site.app[IN_FLIGHT]._most = 300_000
+    done = asyncio.Event()
+
+    async def slow():
+        yield b" " * 200_000
+        await done.wait()
+
+    first = asyncio.create_task(site.client.post("/v1/measurements", data=slow(), headers=JSON))
+    for _ in range(500):
+        if site.app[IN_FLIGHT].bytes >= 200_000:
+            break
+        await asyncio.sleep(0.01)
+    async with site.client.post("/v1/measurements", data=b" " * 200_000, headers=JSON) as answer:
+        assert (answer.status, (await answer.json(content_type=None))["error"]) == (503, "busy")
+        assert answer.headers["Retry-After"]
+    done.set()
+    async with await first as answer:
+        assert answer.status == 400
+    assert site.app[IN_FLIGHT].bytes == 0
+    assert site.counted() == (2, {"failed": 1, "refused": 1})
 
 
 async def test_ready_says_whether_an_upload_would_be_kept(site):

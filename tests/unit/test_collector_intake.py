@@ -306,6 +306,6 @@ def test_every_reason_is_in_the_specification():
         codes |= set(re.findall(r'WireError\(\s*"([a-z0-9_]+)"', (source / name).read_text()))
         codes |= set(re.findall(r'reason="([a-z0-9_]+)"', (source / name).read_text()))
     for file in (source / "collector/api").glob("*.py"):
-        codes |= set(re.findall(r'problem\(\s*\d+,\s*"([a-z0-9_]+)"', file.read_text()))
+        codes |= set(re.findall(r'(?:problem\(\s*\d+,\s*|reason=)"([a-z0-9_]+)"', file.read_text()))
     assert len(codes) > 20
     assert {code for code in codes if f"`{code}`" not in table} == set()

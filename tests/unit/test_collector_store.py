@@ -108,6 +108,11 @@ def test_a_full_disk_fails_everything_that_shared_the_commit(store, row):
     assert store.waiting() == 1
 
 
+def test_only_its_owner_reads_the_file(tmp_path, store, row):
+    store.add([row()]).result()
+    assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir() if path.is_file()} == {0}
+
+
 def test_a_second_collector_is_kept_out(tmp_path, store):
     with pytest.raises(StoreError, match="another collector is running"):
         SqliteStore(tmp_path)
