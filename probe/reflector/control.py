@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
 from probe.protocol.accounts import StillRunning, refuse
@@ -47,6 +48,18 @@ _WAIT_FOR_DATA_S: Final = 1.0
 _POLL_S: Final = 0.01
 _NAME: Final = {"Server": "evenlane"}
 """Instead of the versions that aiohttp would tell everybody."""
+_HEADERS: Final = {**_NAME, "Content-Type": "application/json", "Cache-Control": "no-store"}
+
+_HANDLER: Final[dict[str, Any]] = {
+    "access_log": None,  # it would hold addresses
+    "logger": LOG,
+    "keepalive_timeout": KEEPALIVE_S,
+    "lingering_time": 1.0,
+    "auto_decompress": False,
+    "max_line_size": 2048,
+    "max_field_size": 4096,
+    "max_headers": 64,
+}
 
 
 @dataclass(slots=True)
@@ -63,24 +76,39 @@ class ControlParts:
     health: dict[str, Any] = field(default_factory=dict)
 
 
+class _QuietHandler(RequestHandler):
+    """Answers what is not HTTP with a Problem; a stranger's nonsense is not worth a traceback in the log."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Called by aiohttp for requests that it cannot read (4xx) and for defects of ours (500)."""
+        if status >= 500 or request.writer.output_size > 0:
+            return super().handle_error(request, status, exc, message)
+        problem = Problem(error="bad_http", detail="this is not an HTTP/1.1 request that can be read")
+        response = web.Response(status=status, body=encode_message(problem), headers=_HEADERS)
+        response.force_close()
+        return response
+
+
 class _GuardedServer(web.Server):
     """Bounds how many connections there are, and how long one may stay without a request."""
 
     def __init__(self, handler: Callable[[web.BaseRequest], Any]) -> None:
-        super().__init__(
-            handler,
-            access_log=None,
-            logger=LOG,
-            keepalive_timeout=KEEPALIVE_S,
-            lingering_time=1.0,
-            auto_decompress=False,
-            max_line_size=2048,
-            max_field_size=4096,
-            max_headers=64,
-        )
+        super().__init__(handler)
         self._prefixes: dict[RequestHandler, str] = {}
         self._counts: Counter[str] = Counter()
         self.spoke: set[RequestHandler] = set()
+
+    def __call__(self) -> RequestHandler:
+        """A handler for one connection."""
+        return _QuietHandler(self, loop=asyncio.get_running_loop(), **_HANDLER)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """Refuse a connection too many at once; drop one later that never says anything."""
@@ -163,6 +191,8 @@ class Control:
                 body = await _read_body(request)
         except TimeoutError:
             found: Answer = refusal_answer(refuse(408, "too_slow", "the request's body did not come in time"))
+        except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
+            found = refusal_answer(refuse(400, "bad_http", "the request's body cannot be read"))
         except WireError as error:
             problem = Problem(error=error.reason, detail=str(error))
             found = Answer(status=413, body=encode_message(problem), error=error.reason)
@@ -240,7 +270,7 @@ class Control:
         self._parts.metrics.requests.labels(status=str(found.status)).inc()
         if found.error:
             self._parts.metrics.refusals.labels(error=found.error).inc()
-        headers = {**_NAME, "Content-Type": "application/json", "Cache-Control": "no-store"}
+        headers = dict(_HEADERS)
         if found.retry_after_s is not None:
             headers["Retry-After"] = str(found.retry_after_s)
         if found.status == 401:

@@ -363,6 +363,39 @@ def end(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tuple[i
     return process.returncode, errors
 
 
+def test_nonsense_gets_a_reason_and_leaves_no_log(tmp_path: Path) -> None:
+    process, there = start(tmp_path, "--verbose")
+    head = b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\n"
+    for raw in (
+        b"GARBAGE\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        head + b"A: b\r\n" * 100 + b"\r\n",
+        head + b"Content-Length: -5\r\n\r\n",
+        head + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ):
+        with c.tls(c.connect(there.control_port), None, ()) as sock:
+            sock.sendall(raw)
+            answer = sock.recv(4096)
+            assert b" 400 " in answer.split(b"\r\n")[0]
+            assert b'"bad_http"' in answer
+            assert b"aiohttp" not in answer
+    for raw in (head + b"Content-Length: 50\r\n\r\n{", head + b"Transfer-Encoding: chunked\r\n\r\n1\r\n"):
+        for leave in (c.reset, lambda sock: sock.close()):
+            sock = c.tls(c.connect(there.control_port), None, ())
+            sock.sendall(raw)
+            time.sleep(0.05)
+            leave(sock)
+    for port in (there.control_port, there.data_port):
+        for raw in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"):
+            sock = c.connect(port)
+            sock.sendall(raw)
+            c.reset(sock)
+    time.sleep(0.3)
+    assert c.Control(there.control_port).ask("GET", "/v1/ping").status == 204
+    assert end(process) == (0, "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_stops_gracefully(tmp_path: Path, number: int) -> None:
     process, there = start(tmp_path, "--verbose")
