@@ -12,7 +12,7 @@ from analysis.gates import strength_of_placebo
 from analysis.pairs import CellKey as AnalysisKey
 from analysis.pairs import OrderHistory, Pair, score
 from analysis.probes import ProbeState, placebo_evidence
-from analysis.rules import RULES
+from analysis.rules import RULES, digest_of_inputs
 from collector import intake
 from collector.config import Config, GrafanaSink, InfluxSink, OperatorEntry
 from collector.judge import Judge
@@ -78,6 +78,19 @@ class Town:
             pass
 
     def rejudge(self):
+        """Judge all again, from the envelopes alone: what followed from them is spoiled first."""
+
+        def spoil(book):
+            for statement in (
+                "DELETE FROM pair WHERE number % 2",
+                "UPDATE state SET probe = 'x' || probe",
+                "UPDATE cell SET extras = '{}'",
+                "UPDATE hour SET point = '{}'",
+                "UPDATE verdict SET log_e = 1000",
+            ):
+                book._db.execute(statement)
+
+        self.store.write(spoil).result()
         self.store.write(self.judge.rejudge).result()
         self.run(most=7)
 
@@ -131,13 +144,18 @@ def town(tmp_path):
 
 
 def caught(town, *, slowdown=0.5, pairs=10):
+    """Every probe measures once; the envelopes."""
+    truth = Truth(slowdown=slowdown)
+    sent = []
     for who in range(len(town.probes)):
-        town.send(*town.session(who, pairs=pairs, at_ms=START + who * 60_000, truth=Truth(slowdown=slowdown)).all)
+        sent += town.session(who, pairs=pairs, at_ms=START + who * 60_000, truth=truth).all
+    town.send(*sent)
     town.run()
+    return sent
 
 
 def test_a_throttled_app_becomes_a_case_with_its_story(town):
-    caught(town)
+    sent = [envelope.digest for envelope in caught(town)]
     cell = town.cell()
     assert cell.state == "corroborated"
     assert cell.slowdown.low < 0.5 < cell.slowdown.high
@@ -150,6 +168,7 @@ def test_a_throttled_app_becomes_a_case_with_its_story(town):
     assert case.onset_day == "2026-09-21"
     assert [event.what for event in case.history] == ["opened"]
     assert case.history[0].rule.startswith("evenlane-pairs@")
+    assert case.history[0].inputs == digest_of_inputs(sent)
     assert cell.log10_e >= case.threshold_log10_e
     detail = town.store.case(case.id)
     assert detail.evidence_by_pair[-1].log10_e == pytest.approx(cell.log10_e, abs=1e-5)
@@ -245,11 +264,14 @@ def test_two_networks_that_turn_out_to_be_one_were_never_two(town):
     caught(town)
     assert town.cell().state == "corroborated"
     first = town.store.cases()[0]
+    labels = {pair.network for pair in town.detail().pairs}
     # Elsewhere, on another app, the first probe is seen in the second one's network.
     town.send(*town.session(0, at_ms=START + HOUR, app="signal", origin=town.origins[1]).all)
     town.run()
     assert town.cell().state != "corroborated"
-    assert len({pair.network for pair in town.detail().pairs}) == 2
+    left = {pair.network for pair in town.detail().pairs}
+    assert len(left) == 2
+    assert left < labels
     (case,) = town.store.cases()
     assert case.id == first.id
     assert (case.status, case.supported) == ("open", False)
@@ -272,6 +294,19 @@ def test_labels_are_constant_in_a_cell_and_tell_nothing_between_cells(town):
     keys = {probe.key_id for probe in town.probes}
     assert not any(key in repr(town.everything()) for key in keys)
     assert not any(origin.network in repr(town.everything()) for origin in town.origins)
+
+
+def test_a_network_keeps_its_label_when_it_grows_elsewhere(tmp_path):
+    with Town(tmp_path, probes=4) as town:
+        # Networks are named by their first probe: let the newcomer be the first of all.
+        town.probes.sort(key=lambda probe: probe.key_id, reverse=True)
+        for who in range(3):
+            town.send(*town.session(who).all)
+        town.run()
+        before = {(pair.sequence, pair.probe, pair.network) for pair in town.detail().pairs}
+        town.send(*town.session(3, app="signal", origin=town.origins[1]).all)
+        town.run()
+        assert {(pair.sequence, pair.probe, pair.network) for pair in town.detail().pairs} == before
 
 
 def test_placebo_pairs_are_counted_and_published_but_bet_nothing(town):
