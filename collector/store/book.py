@@ -272,8 +272,9 @@ class SqliteBook:
         """Write what is shown of a cell and effect, and what the selection needs of it."""
         h = hypothesis
         self._db.execute(
-            "INSERT OR REPLACE INTO verdict (cell, effect, log_e, log_weight, listed, view) VALUES (?, ?, ?, ?, ?, ?)",
-            (h.cell, h.effect, h.log_e, h.log_weight, h.listed, encode(view)),
+            "INSERT OR REPLACE INTO verdict (cell, effect, log_e, log_weight, listed, view, stamp)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (h.cell, h.effect, h.log_e, h.log_weight, h.listed, encode(view), self._rng.getrandbits(62)),
         )
 
     def verdict(self, cell: int, effect: Effect) -> CellView | None:

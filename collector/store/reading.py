@@ -90,23 +90,27 @@ Pictures = tuple[tuple[PairRecord, ...], tuple[PairEvidence, ...], tuple[Evidenc
 
 
 class Drawn:
-    """Pictures drawn lately: a cell's pairs are read and replayed once, not for every reader. Thread-safe."""
+    """Pictures drawn lately: a cell's pairs are read and replayed once, not for every reader. Thread-safe.
+
+    They are kept under the stamp of the verdict that they belong to, which changes whenever it is written.
+    """
 
     def __init__(self, most: int = 16) -> None:
         self._most = most
-        self._kept: OrderedDict[tuple[int, Effect], tuple[CellView, Pictures]] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, Effect], tuple[int, Pictures]] = OrderedDict()
         self._guard = threading.Lock()
 
     def pictures(self, connection: sqlite3.Connection, cell: int, view: CellView) -> Pictures:
-        """The pictures of a cell and effect; `view` is what is shown of it now and tells whether it has changed."""
+        """The pictures of a cell and effect."""
         key = (cell, view.key.effect)
+        (stamp,) = connection.execute("SELECT stamp FROM verdict WHERE cell = ? AND effect = ?", key).fetchone()
         with self._guard:
             kept = self._kept.get(key)
-        if kept is not None and kept[0] == view:
+        if kept is not None and kept[0] == stamp:
             return kept[1]
         found = _pictures(connection, cell, view)
         with self._guard:
-            self._kept[key] = (view, found)
+            self._kept[key] = (stamp, found)
             self._kept.move_to_end(key)
             if len(self._kept) > self._most:
                 self._kept.popitem(last=False)

@@ -93,6 +93,7 @@ CREATE TABLE verdict (               -- one row a hypothesis: what is shown, and
   log_weight REAL NOT NULL,
   listed INTEGER NOT NULL,
   view TEXT NOT NULL,
+  stamp INTEGER NOT NULL,            -- another one each time it is written: tells whether pictures are still right
   PRIMARY KEY (cell, effect)
 ) WITHOUT ROWID;
 CREATE TABLE hour (                  -- the cell at the end of each hour that has pairs
