@@ -12,11 +12,13 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from collector.judge import Judge, Step
 from collector.metrics import Metrics
 from collector.store.base import Book, Store, StoreError
 
+T = TypeVar("T")
 STEP_S = 0.1
 """A step should take about so long: uploads wait for it."""
 MOST_SESSIONS = 200
@@ -83,16 +85,6 @@ class Worker:
             self._log.error("judging pauses: %s", error)
             await asyncio.sleep(AGAIN_S)
             return True
-        except Exception:  # noqa: BLE001 - logged and counted; one session may not stop the judging of all
-            # A bug, met by some session: the transaction was rolled back, so try again one by one.
-            self._judge.forget()
-            if most > 1:
-                self._most = 1
-                return True
-            self._log.exception("a session could not be judged and is set aside")
-            await asyncio.wrap_future(self._store.write(_set_aside))
-            self._metrics.set_aside.inc()
-            return True
         took = time.monotonic() - began
         self._metrics.judge_seconds.observe(took)
         self._metrics.pairs.labels(kind="test").inc(step.tests)
@@ -102,12 +94,22 @@ class Worker:
         return step.left
 
     async def _judged(self, most: int) -> Step:
+        """Judge so many sessions; where that fails on a defect, find the session by judging one at a time."""
         now_ms = self._clock_ms()
-        # Shielded: a step that has begun in the writer ends there, and the judge's memory goes with its end.
-        return await asyncio.shield(
-            asyncio.wrap_future(self._store.write(lambda book: self._judge.step(book, now_ms, most)))
-        )
+        try:
+            return await self._write(lambda book: self._judge.step(book, now_ms, most))
+        except StoreError:
+            raise
+        except Exception:  # noqa: BLE001 - logged and counted; one session may not stop the judging of all
+            # The transaction was rolled back, so what the judge remembers is wrong.
+            self._judge.forget()
+            if most == 1:
+                self._log.exception("a session could not be judged and is set aside")
+                await self._write(lambda book: book.settle(book.pending(1)))
+                self._metrics.set_aside.inc()
+            self._most = 1
+            return Step(sessions=0, tests=0, placebos=0, cells=0, left=True)
 
-
-def _set_aside(book: Book) -> None:
-    book.settle(book.pending(1))
+    async def _write(self, work: Callable[[Book], T]) -> T:
+        # Shielded: what has begun in the writer ends there, and the judge's memory goes with its end.
+        return await asyncio.shield(asyncio.wrap_future(self._store.write(work)))

@@ -2,7 +2,7 @@
 """The tables, and how an older file becomes a newer one. `PRAGMA user_version` counts the steps taken.
 
 `envelope` and `operator`, `app`, `label`, `cases` and `case_event` are the record; everything else follows from
-them and can be judged again. No table has a column for an address. Spec: docs/guides and spec/api.md, "Store".
+them and can be judged again. No table has a column for an address. Spec: spec/api.md, section "Store".
 """
 
 from __future__ import annotations
