@@ -59,6 +59,13 @@ class State:
             except ValueError as error:
                 raise StateError(str(error)) from None
 
+    def known_key(self) -> str | None:
+        """The key id; None where no run has made a key yet."""
+        with self._readable_errors():
+            if not self.key_file.exists():
+                return None
+        return self.signer().key_id
+
     def next_sequence(self) -> int:
         """The number of a new session's measurement: one more than the last, kept before it is used."""
         with self._readable_errors():
@@ -68,13 +75,14 @@ class State:
 
     def last_sequence(self) -> int:
         """The number of the last session; -1 where there was none."""
-        try:
-            return int((self.directory / "sequence").read_text(encoding="ascii"))
-        except FileNotFoundError:
-            return -1
-        except ValueError:
-            path = self.directory / "sequence"
-            raise StateError(f"{path} does not hold a number; move the state directory away to begin anew") from None
+        path = self.directory / "sequence"
+        with self._readable_errors():
+            if not path.exists():
+                return -1
+            content = path.read_text(encoding="ascii", errors="replace").strip()
+        if not content.isdigit() or len(content) > 15:
+            raise StateError(f"{path} does not hold a number; move the state directory away to begin anew")
+        return int(content)
 
     def remember(self, summary: dict[str, Any]) -> None:
         """Keep what `status` tells of the last run."""

@@ -279,8 +279,13 @@ def _list(args: argparse.Namespace) -> int:
 
 def _status(args: argparse.Namespace) -> int:
     from evenlane.commands.probe_about import status, status_lines
+    from evenlane.extras import CannotRun
+    from probe.state import StateError
 
-    found = status(_state(args))
+    try:
+        found = status(_state(args))
+    except StateError as error:
+        raise CannotRun(str(error)) from None
     print(json.dumps(found) if args.json else "\n".join(status_lines(found)))
     return 0
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 import time
@@ -61,7 +60,7 @@ def catalogue_lines(found: dict[str, Any]) -> list[str]:
 
 def status(state: State) -> dict[str, Any]:
     """Key, sessions, last run, spool. Makes nothing."""
-    key = state.signer().key_id if state.key_file.exists() else None
+    key = state.known_key()
     entries = state.spool.entries()
     return {
         "state": str(state.directory),
@@ -222,7 +221,9 @@ def _check_congestion() -> tuple[bool, str]:
 
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         granted = prepare_sender(sock, 0).congestion
-    return granted in {"cubic", "reno", None}, f"{granted or 'not told'} (load {os.getloadavg()[0]:.2f})"
+    if granted not in {"cubic", "reno", None}:
+        return False, f"{granted}: neither cubic nor reno may be chosen here, so an upload would run into the next one"
+    return True, granted or "the kernel does not tell"
 
 
 def _check_reflector(reflector: str, bind: str | None) -> tuple[bool, str]:

@@ -49,6 +49,25 @@ def test_a_counter_or_key_that_cannot_be_read_is_said_and_never_replaced(tmp_pat
     assert (tmp_path / "key").read_text() == "not a key"
 
 
+def test_looking_makes_nothing(tmp_path: Path) -> None:
+    state = State(tmp_path / "none")
+    assert state.known_key() is None
+    assert state.last_sequence() == -1
+    assert state.last() is None
+    assert state.spool.entries() == []
+    assert not state.directory.exists()
+
+
+def test_what_status_tells_of_the_last_run_survives_and_rubbish_is_nothing(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    state.remember({"session": "ab", "pairs": {"finished": 3}})
+    assert State(tmp_path).last() == {"session": "ab", "pairs": {"finished": 3}}
+    (tmp_path / "last.json").write_text("[")
+    assert state.last() is None
+    (tmp_path / "last.json").write_text("[1]")
+    assert state.last() is None
+
+
 def test_one_measurement_at_a_time(tmp_path: Path) -> None:
     refused = pytest.raises(StateError, match="another measurement is running")
     with State(tmp_path).exclusive(), refused, State(tmp_path).exclusive():
