@@ -15,7 +15,7 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description=(
             "Starts three emulated operators (one neutral but congested, one that slows an app by name, one that "
             "resets an app), three subscribers each, a reflector and a collector; measures with production's rules "
-            "and thresholds (download only, three apps, segments of 1 s, about 12 pairs); prints truth against "
+            "and thresholds (download only, three apps, segments of 1 s, 12 pairs an app); prints truth against "
             "verdict and then serves the pages until Ctrl-C."
         ),
         epilog="Exit codes: 0 the verdicts equal the truth, 1 they differ, 2 usage, 3 could not run.",
