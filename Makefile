@@ -35,7 +35,7 @@ check: $(STAMP)  ## lint, types, layers, generated files, documents
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest -q tests/docs
-	@$(BIN)/evenlane dashboards build --check
+	@$(BIN)/evenlane dashboards check
 
 bench: $(STAMP)  ## slow simulations and measured figures, as ratios against a peer
 	@$(BIN)/python -m pytest -m slow -s --timeout 1800 $(ARGS)
