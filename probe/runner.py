@@ -132,7 +132,7 @@ def run(
         measurement = session.measurement(
             record_id=secrets.token_hex(16),
             sequence=state.next_sequence(),
-            environment=shell.environment,
+            environment=replace(shell.environment, hotspot=request.options.hotspot),
             software=shell.software,
         )
         sealed = seal(measurement, signer)

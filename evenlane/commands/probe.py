@@ -92,6 +92,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     run.add_argument("--out", metavar="FILE", type=Path, help="write the signed records here, one a line (replaced)")
     run.add_argument("--collector", metavar="URL", help="upload the measurement there; kept in the spool if that fails")
     run.add_argument("--bind", metavar="ADDR", help="local address to connect from")
+    run.add_argument("--hotspot", action="store_true", help="this line is a public hotspot: judged apart from homes")
     run.add_argument(
         "--progress",
         choices=("auto", "lines", "json", "none"),
@@ -124,6 +125,7 @@ def _run(args: argparse.Namespace) -> int:
         direction=args.direction,
         pace_mbps=args.pace_mbps,
         segment_s=args.segment_s,
+        hotspot=args.hotspot,
     )
     try:
         request = request_of(

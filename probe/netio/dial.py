@@ -51,12 +51,13 @@ class Dialer:
         candidates = [known] if known else self._resolve(host, port)
         failure: OSError = OSError(errno.EHOSTUNREACH, "no address to connect to")
         deadline = time.monotonic() + timeout_s
-        for family, address in candidates:
-            left = deadline - time.monotonic()
-            if left <= 0:
+        for tried, (family, address) in enumerate(candidates):
+            # Each gets its share of what is left, so that a dead IPv6 route leaves time for IPv4.
+            share = (deadline - time.monotonic()) / (len(candidates) - tried)
+            if share <= 0:
                 raise TimeoutError("the deadline passed")
             try:
-                sock = self._open(family, address, left)
+                sock = self._open(family, address, share)
             except OSError as error:
                 failure = error
                 continue

@@ -34,6 +34,8 @@ class Options:
     """None: calibrate first. 0: unlimited, for benchmarks."""
     most_pace_mbps: float = 12.0
     segment_s: float = 4.0
+    hotspot: bool = False
+    """This line is a public hotspot: declared before any coin."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,7 @@ class Differential:
                 segment_s=options.segment_s,
                 pace_mbps=options.most_pace_mbps if options.pace_mbps is None else options.pace_mbps,
                 software=tools.software,
+                hotspot=options.hotspot,
             )
         )
         if session.grant is None:

@@ -341,6 +341,16 @@ def test_the_local_address_can_be_chosen(own_reflector, tmp_path: Path) -> None:
     assert nowhere.code == 3
 
 
+def test_a_hotspot_is_declared_before_the_coin_and_stands_in_both_records(reflector, tmp_path: Path) -> None:
+    out = tmp_path / "run.jsonl"
+    done = run(reflector.url, tmp_path, "--app", "signal", "--pairs", "1", "--hotspot", "--out", str(out), *FAST)
+    assert done.code == 0
+    measurement, receipt = records(out)
+    assert receipt is not None
+    assert measurement.environment.hotspot is True
+    assert receipt.hotspot is True
+
+
 def test_the_summary_for_people(reflector, tmp_path: Path) -> None:
     argv = [a for a in command(reflector.url, tmp_path, "--app", "youtube", "--pairs", "1", *FAST) if a != "--json"]
     argv[argv.index("json")] = "lines"

@@ -311,6 +311,31 @@ def test_a_connect_time_out_is_named(transfers: Transfers, port: DataPort) -> No
         assert transfers.run_segment(step, ALPN).failure == "connect_timeout"
 
 
+def test_an_address_that_does_not_answer_leaves_time_for_the_next_which_is_then_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.socket() as full, socket.create_server(("127.0.0.1", 0)) as good, contextlib.ExitStack() as stack:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        entries = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", sock.getsockname()) for sock in (full, good)]
+        asked: list[object] = []
+
+        def resolve(*arguments: object) -> list[object]:
+            asked.append(arguments)
+            return list(entries)
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        dialer = Dialer()
+        for _ in range(2):
+            with dialer.connect("reflector", 1, 0.6) as sock:
+                assert sock.getpeername() == good.getsockname()
+        assert len(asked) == 1
+
+
 def test_both_segments_of_a_pair_and_the_bind_address(port: DataPort) -> None:
     transfers = Transfers(Dialer(bind="127.0.0.9"), "127.0.0.1")
     port.behaviour = reset_at(SEGMENT_S)
