@@ -87,6 +87,17 @@ def test_up_waits_with_its_clock_for_the_first_byte(there: Announcement) -> None
     session.control.close()
 
 
+def test_payload_in_the_hellos_own_record_counts(there: Announcement) -> None:
+    session = c.Session(there)
+    (ticket, name), _ = session.begin(direction="up", segment_s=0.3)
+    with c.tls(c.connect(there.data_port), name) as sock:
+        sock.sendall(c.hello(ticket, "up") + b"x" * 15_000)  # one TLS record
+        assert c.take(sock).end == "reset"
+    segment = session.finish()["segments"][0]
+    assert segment["end"] == "complete"
+    assert 15_000 <= segment["bytes"] < 15_100
+
+
 def test_a_silent_sender_is_complete_with_nothing(there: Announcement) -> None:
     session = c.Session(there)
     (ticket, name), _ = session.begin(direction="up", segment_s=0.3)
@@ -356,8 +367,10 @@ def test_handshakes_in_progress_are_bounded(tmp_path: Path) -> None:
     with c.running(tmp_path, data_limits=limits) as there:
         waiting = [c.connect(there.data_port) for _ in range(4)]
         c.wait_for(lambda: c.metric(there, "data_connections_open") == 4)
+        start = time.monotonic()
         with pytest.raises(ConnectionResetError):  # at connect or at the first read, whichever is sooner
             c.connect(there.data_port).recv(1)
+        assert time.monotonic() - start < 1
         waiting.pop().close()
         c.wait_for(lambda: c.metric(there, "data_connections_open") == 3)
         with c.tls(c.connect(there.data_port), c.APP) as sock:
