@@ -211,6 +211,8 @@ def test_a_reflector_that_dies_within_a_pair_loses_that_pair_alone(own_reflector
     assert done.json["pairs"]["finished"] == 2
     assert len(measurement.pairs) == 3
     assert done.json["pairs"]["lost"] == 1
+    if measurement.pairs[2].kind == "test":
+        assert done.json["apps"][0]["lost_pairs"] == 1
 
 
 def test_a_reflector_that_dies_before_any_pair_is_finished_leaves_a_signed_record_and_code_3(
