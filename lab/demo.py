@@ -40,7 +40,6 @@ APPS: Final = ("youtube", "instagram", "signal")
 PAIRS: Final = 12
 SEGMENT_S: Final = 1.0
 SUBSCRIBERS: Final = 3
-COLLECTOR_PORT: Final = 8080
 SETTLE_S: Final = 20.0
 """How long the collector may take to judge the last record."""
 VERDICT_KEYS: Final = (
@@ -98,7 +97,7 @@ def _play(stage: Stage, args: argparse.Namespace, data: Path, undo: contextlib.E
     )
     for note in stage.notes:
         say(f"note: {note}")
-    listener, inside = stage.collector_socket(COLLECTOR_PORT)
+    listener, inside = stage.collector_socket(0)
     undo.callback(listener.close)
     stage.start_reflector("--collector", inside)
     config = Config(
