@@ -100,7 +100,8 @@ def slowdown(found: Assessment) -> Interval | None:
     estimate, low, high = found.interval.slowdown()
     if estimate is None or low is None or high is None:
         return None
-    return Interval(estimate=round(estimate, 4), low=round(low, 4), high=round(high, 4))
+    # + 0.0: nobody is slower by minus nothing.
+    return Interval(estimate=round(estimate, 4) + 0.0, low=round(low, 4) + 0.0, high=round(high, 4) + 0.0)
 
 
 def log10(log_e: float) -> float:
