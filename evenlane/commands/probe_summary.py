@@ -132,7 +132,11 @@ def _by_arm(pair: Pair) -> tuple[float | None, float | None, bool, bool]:
 
 def _detectable(pairs: list[Pair], segment_s: float) -> DetectableRegion | None:
     achieved = [rate for pair in pairs if (rate := pair.achieved_mbps()) is not None]
-    return detectable_region(statistics.median(achieved), segment_s) if achieved else None
+    if not achieved:
+        return None
+    pace = statistics.median(achieved)
+    # The share that verdicts use, so that both tell the same.
+    return detectable_region(pace, segment_s, rate=RULES.visible_share * pace)
 
 
 # -- JSON -------------------------------------------------------------------------------------------------------

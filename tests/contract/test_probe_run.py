@@ -149,7 +149,7 @@ def test_both_directions_at_their_pace_and_signed_records_of_all_of_it(reflector
         assert line["app_mbps"] == pytest.approx(20, rel=0.05)
         assert abs(line["slowdown"]["estimate"]) < 0.1
         assert line["state"] == "insufficient"
-        assert line["detectable"]["rate_mbps"] == pytest.approx(10, rel=0.05)
+        assert line["detectable"]["rate_mbps"] == pytest.approx(0.7 * 20, rel=0.05)
     ends = [event for event in done.events if event["event"] == "pair"]
     assert [event["done"] for event in ends] == list(range(1, len(receipt.pairs) + 1))
     assert ends[-1]["done"] == ends[-1]["of"]

@@ -79,7 +79,7 @@ def test_a_slowed_app(request_: Request) -> None:
     assert told["state"] == "indication"
     assert told["evidence"]["slowing"] > 20
     assert told["evidence"]["prioritising"] < 1
-    assert told["detectable"] == {"rate_mbps": 4.0, "burst_kb": 250.0, "after_kb": 500.0}
+    assert told["detectable"] == {"rate_mbps": 5.6, "burst_kb": 150.0, "after_kb": 500.0}
     text = " ".join(sentences(done, [line], request_))
     assert "youtube, down: about 75 % slower than its neutral twin (2 against 8 Mbit/s, median of 10 pairs)" in text
     assert "an indication on this line" in text
