@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from probe.protocol.accounts import Limits
-from probe.reflector.server import Announcement
+from probe.reflector.data import DataPlane
+from probe.reflector.server import Announcement, Config, Reflector, ReflectorError
 from probe.wire.envelope import from_line, open_record
 from probe.wire.scrub import find_address
 
@@ -361,6 +362,24 @@ def end(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tuple[i
     process.send_signal(number)
     _, errors = process.communicate(timeout=15)
     return process.returncode, errors
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_defect_in_the_data_port_stops_the_program_loudly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reflector that answers on its control port and measures nothing would look like blocking."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    def knock(there: Announcement) -> None:
+        monkeypatch.setattr(DataPlane, "_accept", broken)
+        c.connect(there.data_port).close()
+
+    config = Config(control_port=0, data_port=0, state=tmp_path)
+    with pytest.raises(ReflectorError, match="data port stopped"):
+        await Reflector(config).run(knock)
 
 
 def test_nonsense_gets_a_reason_and_leaves_no_log(tmp_path: Path) -> None:
