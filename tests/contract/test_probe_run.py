@@ -240,7 +240,7 @@ def test_a_signal_ends_the_run_after_the_pair_that_is_open(reflector, tmp_path: 
     assert done.code == 0
     measurement, receipt = records(out)
     assert receipt is not None
-    assert 2 <= len(receipt.pairs) <= 4
+    assert 1 <= len(receipt.pairs) <= 4
     assert {pair.outcome for pair in receipt.pairs} == {"both"}
     assert measurement.failure is None
 
