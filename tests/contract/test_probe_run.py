@@ -114,7 +114,7 @@ def read_until(process: subprocess.Popen[str], wanted: str, count: int = 1) -> N
 def test_both_directions_at_their_pace_and_signed_records_of_all_of_it(reflector, tmp_path: Path) -> None:
     out = tmp_path / "run.jsonl"
     options = ("--app", "youtube", "--app", "signal", "--pairs", "2", "--direction", "both", "--out", str(out))
-    done = run(reflector.url, tmp_path / "state", *options, "--segment-s", "1", "--pace-mbps", "20")
+    done = run(reflector.url, tmp_path / "state", *options, "--segment-s", "0.6", "--pace-mbps", "20")
     assert done.code == 0, done.err
     measurement, receipt = records(out)
     assert receipt is not None
