@@ -104,7 +104,8 @@ def loads(data: bytes, *, longest: int = MAX_PAYLOAD_BYTES) -> Any:
         raise WireError("not_json") from None
 
 
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+# A string is one match, closed or not, and never looked at twice: possessive, so constant memory and linear time.
+_BRACKETS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def _check_depth(decoded: str) -> None:

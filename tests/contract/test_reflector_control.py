@@ -435,7 +435,7 @@ def test_the_start_line_is_a_url_with_a_pin(tmp_path: Path) -> None:
 
 
 def test_started_is_on_disk_before_the_nonce_leaves(tmp_path: Path) -> None:
-    """Killed at once when the nonce arrives, twenty times: not one pair is unknown."""
+    """Killed at once when the nonce arrives, six times: not one pair is unknown."""
     known = []
     process, there = start(tmp_path)
     for round_ in range(6):

@@ -4,6 +4,7 @@
 import dataclasses
 import hashlib
 import json
+import tracemalloc
 from pathlib import Path
 
 import jsonschema
@@ -252,12 +253,22 @@ def test_a_wrong_field_is_named(change, reason, path):
         (b"\xff", "not_utf8"),
         (b"", "not_json"),
         (b" " * 2_000_000, "too_large"),
+        (b'"' + b'\\"' * 700_000, "not_json"),  # an open string of escaped quotes: quadratic for a careless scanner
     ],
 )
 def test_hostile_json_gets_a_reason(raw, reason):
     with pytest.raises(WireError) as caught:
         loads(raw)
     assert caught.value.reason == reason
+
+
+def test_a_long_string_costs_little_memory():
+    long = b'{"a":"' + b"x" * 1_400_000 + b'"}'
+    tracemalloc.start()
+    loads(long)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * len(long)
 
 
 def test_depth_counts_brackets_not_strings():
