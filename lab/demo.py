@@ -29,7 +29,6 @@ from typing import Any, Final
 from collector.config import Config, OperatorEntry
 from collector.server import Running, ServeError, serve
 from collector.store.base import StoreError
-from evenlane.extras import CannotRun
 from lab.drivers import NoDriver
 from lab.model import Scenario
 from lab.scenario import load
@@ -61,19 +60,20 @@ class Run:
     last: dict[str, Any] = field(default_factory=dict)
 
 
-def main(args: argparse.Namespace) -> int:
-    """Run the demo; 0 when the corroborated effects equal the truth, else 1."""
-    with contextlib.ExitStack() as undo:
-        data = args.data or Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="evenlane-demo-")))
-        try:
-            stage = undo.enter_context(Stage(scenarios(args.driver), driver=args.driver, subscribers=SUBSCRIBERS))
-            return _play(stage, args, data, undo)
-        except (NoDriver, StageError, DemoError) as error:
-            raise CannotRun(str(error)) from error
-
-
 class DemoError(Exception):
     """The demo could not be played to its end."""
+
+
+CANNOT_RUN: Final = (NoDriver, StageError, DemoError)
+"""What `main` raises where the demo could not run; the message is one sentence."""
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the demo; 0 when the corroborated effects equal the truth, else 1. Raises CANNOT_RUN."""
+    with contextlib.ExitStack() as undo:
+        data = args.data or Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="evenlane-demo-")))
+        stage = undo.enter_context(Stage(scenarios(args.driver), driver=args.driver, subscribers=SUBSCRIBERS))
+        return _play(stage, args, data, undo)
 
 
 def scenarios(driver: str | None) -> list[Scenario]:
@@ -149,7 +149,10 @@ def collector(config: Config, listener: socket.socket) -> Iterator[str]:
     def run() -> None:
         try:
             asyncio.run(main())
-        except (ServeError, StoreError) as error:
+        except BaseException as error:
+            # Whatever ends this thread before it serves must reach the one who waits for it.
+            if ready.done():
+                raise
             ready.set_exception(error)
 
     thread = threading.Thread(target=run, name="collector")

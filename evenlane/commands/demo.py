@@ -6,6 +6,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from evenlane.arguments import port
+
 
 def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command; imports nothing heavy."""
@@ -22,7 +24,7 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--exit", action="store_true", help="stop after the table instead of serving the pages")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    parser.add_argument("--port", type=int, default=8080, help="port of the pages and the API on 127.0.0.1 (8080)")
+    parser.add_argument("--port", type=port, default=8080, help="port of the pages and the API on 127.0.0.1 (8080)")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="keep the collector's data here (default: thrown away)"
     )
@@ -36,6 +38,10 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; 0 when the corroborated effects equal the truth."""
-    from evenlane.extras import load
+    from evenlane.extras import CannotRun, load
 
-    return int(load("lab.demo", extra="lab").main(args))
+    demo = load("lab.demo", extra="lab")
+    try:
+        return int(demo.main(args))
+    except demo.CANNOT_RUN as error:
+        raise CannotRun(str(error)) from None
