@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evenlane.arguments import port
+
 if TYPE_CHECKING:
     from collector.config import Config
     from collector.server import Running
@@ -28,17 +30,11 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("action", nargs="?", choices=("serve", "check"), default="serve", help="what to do (serve)")
     parser.add_argument("--host", metavar="H", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", metavar="N", type=_port, help="port to listen on (8080; 0: any that is free)")
+    parser.add_argument("--port", metavar="N", type=port, help="port to listen on (8080; 0: any that is free)")
     parser.add_argument("--data", metavar="DIR", type=Path, help="directory of everything kept (collector-data)")
     parser.add_argument("--config", metavar="FILE.toml", type=Path, help="configuration; the options above win")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parser.set_defaults(func=run)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evenlane.arguments import port
+
 if TYPE_CHECKING:
     from probe.reflector.server import Announcement
 
@@ -33,8 +35,8 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="H",
         help="address to listen on; repeat for a pool that pairs are spread over (127.0.0.1)",
     )
-    parser.add_argument("--control-port", type=_port, default=8443, metavar="N", help="HTTPS; 0 picks one (8443)")
-    parser.add_argument("--data-port", type=_port, default=8444, metavar="N", help="measurements; 0 picks one (8444)")
+    parser.add_argument("--control-port", type=port, default=8443, metavar="N", help="HTTPS; 0 picks one (8443)")
+    parser.add_argument("--data-port", type=port, default=8444, metavar="N", help="measurements; 0 picks one (8444)")
     parser.add_argument(
         "--state",
         type=Path,
@@ -113,13 +115,6 @@ def default_state() -> Path:
     base = os.environ.get("XDG_STATE_HOME", "")
     home = Path(base) if base.startswith("/") else Path(os.environ.get("HOME") or "/") / ".local/state"
     return home / "evenlane" / "reflector"
-
-
-def _port(value: str) -> int:
-    number = int(value) if value.isascii() and value.isdigit() else -1
-    if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError(f"'{value}' is not a port (0 to 65535)")
-    return number
 
 
 def _count(value: str) -> int:
