@@ -200,9 +200,8 @@ class Stage:
         if not started:
             raise StageError(f"the reflector did not start: {_tail(log)}")
         answer: dict[str, Any] = json.loads(started)
-        url, hash_mark, pin = str(answer["url"]).partition("#")
         self.reflector_key = str(answer.get("key", ""))
-        self._base, self._pin = url, hash_mark + pin
+        self._base, self._pin = str(answer["url"]), f"#sha256={answer['pin']}"
         self.carry(ports)
 
     @property

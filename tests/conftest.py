@@ -48,7 +48,7 @@ class Reflector:
         line = self.process.stdout.readline()
         assert line, f"the reflector did not start: {(state / 'log').read_text()}"
         started = json.loads(line)
-        self.url, self.key = started["url"], started["key"]
+        self.url, self.key = f"{started['url']}#sha256={started['pin']}", started["key"]
 
     def __enter__(self):
         return self
