@@ -84,9 +84,22 @@ class SeedSigner:
         return f"SeedSigner({self.key_id}, {self.backend})"  # never the seed
 
 
-@cache
+_preferred: list[Backend] = []
+
+
+def prefer(backend: Backend) -> None:
+    """Use this backend in this process wherever none is named. A short-lived probe prefers plain Python: it signs
+    once a session, and a compiled library would cost it 7 MB of memory."""
+    _preferred[:] = [backend]
+
+
 def best_backend() -> Backend:
-    """The fastest backend that can be imported here."""
+    """The backend preferred in this process, else the fastest that can be imported here."""
+    return _preferred[0] if _preferred else _fastest()
+
+
+@cache
+def _fastest() -> Backend:
     try:
         import cryptography.hazmat.primitives.asymmetric.ed25519  # noqa: F401, PLC0415
     except ImportError:

@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from probe.wire import ed25519
+from probe.wire import ed25519, signing
 from probe.wire.codec import WireError
 from probe.wire.signing import SeedSigner, key_bytes, load_or_create, verify
 
@@ -117,3 +117,11 @@ def test_the_seed_is_never_shown():
 def test_a_wrong_key_id_is_refused(key_id):
     with pytest.raises(WireError):
         key_bytes(key_id)
+
+
+def test_a_process_may_prefer_a_backend(monkeypatch):
+    monkeypatch.setattr(signing, "_preferred", [])
+    assert SeedSigner(b"\1" * 32).backend == "cryptography"
+    signing.prefer("python")
+    assert SeedSigner(b"\1" * 32).backend == "python"
+    assert SeedSigner(b"\1" * 32, "cryptography").backend == "cryptography"
