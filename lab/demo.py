@@ -287,9 +287,10 @@ def _size(cell: dict[str, Any]) -> str:
 
 
 def _state(cell: dict[str, Any], cells: Sequence[dict[str, Any]]) -> str:
+    """Both effects that the demo's operators may have, so that the table says what the pages say."""
     same = [c for c in cells if (c["operator"], c["app"]) == (cell["operator"], cell["app"])]
-    strongest = max(same, key=lambda c: (c["state"] == "corroborated", c["e_value"]))
-    return f"{strongest['effect']}: {strongest['state'].replace('_', ' ')} (E = {strongest['e_value']:.3g})"
+    shown = sorted((c for c in same if c["effect"] in {"slowing", "blocking"}), key=lambda c: -c["e_value"])
+    return ", ".join(f"{c['effect']} {c['state'].replace('_', ' ')} (E = {c['e_value']:.3g})" for c in shown)
 
 
 def bar(done: int, of: int, width: int = 30) -> str:
