@@ -15,6 +15,7 @@ from typing import Final
 from analysis.pairs import CellKey, Flag, Pair
 from probe.wire.rate import rate_mbps
 from probe.wire.records import (
+    CONTROL_ARMS,
     Access,
     Environment,
     MeasuredPair,
@@ -142,7 +143,9 @@ def is_sound(session: str, pair: ReceiptPair) -> bool:
     if pair.neutral_first != coin(nonce, bytes.fromhex(pair.reflector_nonce), bytes.fromhex(session), pair.pair):
         return False
     # In a placebo pair "app" stands for the first of the two neutral twins.
-    return [s.arm == "neutral" for s in pair.segments] == [pair.neutral_first, not pair.neutral_first]
+    control = CONTROL_ARMS[pair.carrier]
+    expected = (control, "app") if pair.neutral_first else ("app", control)
+    return tuple(s.arm for s in pair.segments) == expected
 
 
 def coin(probe_nonce: bytes, reflector_nonce: bytes, session: bytes, pair: int) -> bool:

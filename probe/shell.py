@@ -174,7 +174,7 @@ def _progress(session: ProbeSession, result: PairResult, segment_s: float, of: i
 
 def rates_of(result: PairResult, segment_s: float) -> tuple[float | None, float | None]:
     """Mbit/s of the app's and the neutral segment, as the reflector counted them."""
-    found = {segment.arm == "neutral": rate_mbps(segment, segment_s) for segment in result.segments}
+    found = {segment.arm != "app": rate_mbps(segment, segment_s) for segment in result.segments}
     return found.get(False), found.get(True)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from probe.wire.messages import Problem
-from probe.wire.records import Direction, SegmentEnd
+from probe.wire.records import Carrier, Direction, SegmentEnd
 
 RETRY_AFTER_S: Final = 30
 """How long a probe is asked to stay away when there is no room: as long as a silent session takes to end."""
@@ -41,13 +41,26 @@ class Job:
     pace_mbps: float
     """Of the reflector as sender; 0 means unlimited."""
     duration_s: float
+    carrier: Carrier = "tls"
+    answer: bytes = b""
+    """What the reflector sends first, in either direction of the segment."""
+    head: bytes = b""
+    """What each datagram begins with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoJob:
     """A data connection that gets a reset and no byte; `reason` is for the metrics."""
 
-    reason: Literal["unknown_ticket", "used_ticket", "late_ticket", "wrong_direction", "mismatch", "no_calibration"]
+    reason: Literal[
+        "unknown_ticket",
+        "used_ticket",
+        "late_ticket",
+        "wrong_direction",
+        "wrong_carrier",
+        "mismatch",
+        "no_calibration",
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +80,8 @@ class Counted:
     congestion: str | None = None
     paced: bool | None = None
     saturated: bool = False
+    datagrams_sent: int | None = None
+    datagrams_received: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

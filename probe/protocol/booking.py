@@ -18,7 +18,7 @@ from probe.protocol.reflector_role import ReceiptEnd, ReflectorSession
 from probe.protocol.session import BIN_MS
 from probe.wire.limits import MAX_PAYLOAD_BYTES
 from probe.wire.messages import DataHello, Endpoint, PairOrder, PairReveal, SessionGrant, SessionRequest
-from probe.wire.records import Origin, Receipt, Software
+from probe.wire.records import Carrier, Origin, Receipt, Software
 from probe.wire.scrub import address_path
 
 RECEIPT_KEPT_MS: Final = 600_000
@@ -39,6 +39,8 @@ class Identity:
     key_id: str
     data_certificate: str
     software: Software | None = None
+    carriers: tuple[Carrier, ...] = ("tls",)
+    """What its data planes can carry."""
 
 
 class Booking:
@@ -90,6 +92,7 @@ class Booking:
             most_pace_mbps=allowed_pace_mbps(request.pace_mbps, self._limits.most_pace_mbps),
             idle_timeout_s=self._limits.idle_timeout_s,
             clock_ms=now_ms,
+            carriers=self._identity.carriers,
         )
         self._open[grant.session] = ReflectorSession(
             request=request,
@@ -124,13 +127,22 @@ class Booking:
             self._settle(session)
         return answer
 
-    def opened(self, hello: DataHello, name: str | None, origin: Origin, now_ms: int) -> Job | NoJob:
+    def opened(
+        self,
+        hello: DataHello,
+        name: str | None,
+        origin: Origin,
+        now_ms: int,
+        *,
+        carrier: Carrier = "tls",
+        flight: str | None = None,
+    ) -> Job | NoJob:
         """A data connection said hello."""
-        if hello.purpose == "calibration":
-            session = self._open.get(hello.ticket)
-            return session.opened(hello, name, origin, now_ms) if session else NoJob(reason="unknown_ticket")
-        session = self._open.get(self._tickets.get(hello.ticket, ""))
-        return session.opened(hello, name, origin, now_ms) if session else NoJob(reason="unknown_ticket")
+        is_calibration = hello.purpose == "calibration"
+        session = self._open.get(hello.ticket if is_calibration else self._tickets.get(hello.ticket, ""))
+        if session is None:
+            return NoJob(reason="unknown_ticket")
+        return session.opened(hello, name, origin, now_ms, carrier=carrier, flight=flight)
 
     def ended(self, job: Job, counted: Counted, now_ms: int) -> None:
         """A data connection that had a job is over."""

@@ -36,6 +36,9 @@ def neutral_first(probe_nonce: bytes, reflector_nonce: bytes, session: str, pair
     return bool(digest[-1] & 1)
 
 
-def arms_in_order(is_neutral_first: bool) -> tuple[Arm, Arm]:
-    """The two arms as they run. In a placebo pair "app" stands for the first of the two neutral twins."""
-    return ("neutral", "app") if is_neutral_first else ("app", "neutral")
+def arms_in_order(is_neutral_first: bool, control: Arm = "neutral") -> tuple[Arm, Arm]:
+    """The two arms as they run; `control` is the carrier's (`records.CONTROL_ARMS`).
+
+    In a placebo pair "app" stands for the first of the two neutral twins.
+    """
+    return (control, "app") if is_neutral_first else ("app", control)

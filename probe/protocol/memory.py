@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 from probe.protocol.accounts import Counted, Job, Limits, NoJob, StillRunning
 from probe.protocol.booking import Booking, Identity
@@ -19,7 +20,7 @@ from probe.protocol.session import decode_hello
 from probe.protocol.steps import AwaitPlan, Finished, Guard, PlannedPair, RunSegment, SegmentFacts, Send, Wait
 from probe.wire.envelope import Envelope, seal, to_line
 from probe.wire.messages import Endpoint
-from probe.wire.records import Origin
+from probe.wire.records import Carrier, Origin
 from probe.wire.signing import Signer
 
 
@@ -54,7 +55,7 @@ class MemoryReflector:
         self.started: list[Envelope] = []
         self.receipts: dict[str, Envelope] = {}
         self.booking = Booking(
-            identity=Identity(key_id=signer.key_id, data_certificate="0" * 64),
+            identity=Identity(key_id=signer.key_id, data_certificate="0" * 64, carriers=get_args(Carrier)),
             limits=limits or Limits(),
             random_bytes=random_bytes,
         )
@@ -84,9 +85,19 @@ class MemoryReflector:
                 return Answer(status=found.status, body=to_line(envelope), session=found.session)
         return found
 
-    def connect(self, hello: bytes, name: str | None, origin: Origin | None = None) -> Job | NoJob:
+    def connect(
+        self,
+        hello: bytes,
+        name: str | None,
+        origin: Origin | None = None,
+        *,
+        carrier: Carrier = "tls",
+        flight: str | None = None,
+    ) -> Job | NoJob:
         """A data connection under `name` whose first 512 bytes are `hello`."""
-        return self.booking.opened(decode_hello(hello), name, origin or self.origin, self.clock.now_ms)
+        return self.booking.opened(
+            decode_hello(hello), name, origin or self.origin, self.clock.now_ms, carrier=carrier, flight=flight
+        )
 
     def count(self, job: Job, counted: Counted) -> None:
         """The data connection of `job` is over."""
@@ -116,7 +127,8 @@ def even_transfer(mbps: Callable[[RunSegment], float], bin_ms: int = 100) -> Tra
     """A transfer at a constant rate (Mbit/s) that may depend on the step."""
 
     def transfer(step: RunSegment, reflector: MemoryReflector) -> SegmentFacts:
-        job = reflector.connect(step.hello(None), step.name)
+        flight = step.wire.announced().flight if step.wire else None
+        job = reflector.connect(step.hello(None), step.name, carrier=step.carrier, flight=flight)
         if isinstance(job, NoJob):
             return SegmentFacts(hello_sent=True, failure="connection_reset")
         started_ms, bins = reflector.clock.now_ms, max(1, round(job.duration_s * 1000 / bin_ms))

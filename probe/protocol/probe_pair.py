@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from probe.protocol import coin
-from probe.protocol.steps import PlannedPair, SegmentFacts
+from probe.protocol.steps import PlannedPair, SegmentFacts, WireBytes
 from probe.wire.messages import PairCommit, PairFinish, PairResult, SegmentReport
 from probe.wire.records import Arm, MeasuredPair, MeasuredSegment
 
@@ -31,7 +31,11 @@ class ProbePair:
 
     def name_of(self, arm: Arm) -> str:
         """The server name of an arm."""
-        return self.planned.neutral_name if arm == "neutral" else self.planned.app_name
+        return self.planned.app_name if arm == "app" else self.planned.neutral_name
+
+    def wire_of(self, arm: Arm) -> WireBytes | None:
+        """What an arm puts on the wire itself."""
+        return self.planned.app_wire if arm == "app" else self.planned.neutral_wire
 
 
 def commit_message(pair: ProbePair) -> PairCommit:
@@ -48,6 +52,9 @@ def commit_message(pair: ProbePair) -> PairCommit:
         segment_s=planned.segment_s,
         app_name=planned.app_name,
         neutral_name=planned.neutral_name,
+        carrier=planned.carrier,
+        app_bytes=planned.app_wire.announced() if planned.app_wire else None,
+        neutral_bytes=planned.neutral_wire.announced() if planned.neutral_wire else None,
     )
 
 
@@ -93,4 +100,6 @@ def _measured_segment(pair: ProbePair, slot: int) -> MeasuredSegment:
         paced=facts.paced,
         retransmits=facts.retransmits,
         rtt_min_ms=facts.rtt_min_ms,
+        datagrams_sent=facts.datagrams_sent,
+        datagrams_received=facts.datagrams_received,
     )

@@ -41,6 +41,7 @@ from probe.wire.messages import (
     SessionRequest,
 )
 from probe.wire.records import (
+    CONTROL_ARMS,
     Direction,
     Environment,
     MeasuredPair,
@@ -278,6 +279,8 @@ class ProbeSession:
             slot=slot,
             endpoint=grant.endpoints[pair.endpoint],
             name=pair.name_of(pair.arms[slot]),
+            carrier=pair.planned.carrier,
+            wire=pair.wire_of(pair.arms[slot]),
             ticket=pair.tickets[slot],
             certificate=grant.data_certificate,
             app=pair.planned.app,
@@ -344,7 +347,7 @@ class ProbeSession:
     def _take_order(self, answer: PairOrder) -> None:
         pair = self._pairs[-1]
         first = coin.neutral_first(pair.nonce, pair.reflector_nonce, self._granted.session, pair.number)
-        arms = coin.arms_in_order(first)
+        arms = coin.arms_in_order(first, CONTROL_ARMS[pair.planned.carrier])
         self._expect(answer.pair == pair.number, "the reflector answered for another pair")
         self._expect(
             answer.neutral_first == first and answer.arms == arms,

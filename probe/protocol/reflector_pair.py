@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from probe.protocol.accounts import Counted
-from probe.wire.messages import PairCommit, PairFinish, PairOrder, PairResult
-from probe.wire.records import Arm, ReceiptPair, Segment, SegmentEnd
+from probe.wire.messages import ArmBytes, PairCommit, PairFinish, PairOrder, PairResult
+from probe.wire.records import Arm, Carrier, ReceiptPair, Segment, SegmentEnd
 from probe.wire.scrub import scrub
 
+NAMED_CARRIERS: Final[frozenset[Carrier]] = frozenset({"tls", "hello"})
+"""Carriers whose name the reflector reads itself; of the others it compares the flight."""
 _NAME: Final = re.compile(r"[\x21-\x7e]{1,253}")
 
 
@@ -26,7 +28,10 @@ class Slot:
     arm: Arm
     name: str
     state: Literal["waiting", "running", "over"] = "waiting"
+    bytes: ArmBytes | None = None
+    """What the arm announced to put on the wire itself."""
     name_seen: str | None = None
+    flight_seen: str | None = None
     counted: Counted | None = None
     ended_ms: int | None = None
 
@@ -37,6 +42,7 @@ class Slot:
             arm=self.arm,
             end=counted.end,
             name_seen=self.name_seen,
+            flight_seen=self.flight_seen,
             started_ms=counted.started_ms,
             duration_ms=counted.duration_ms,
             bytes=counted.bytes,
@@ -48,7 +54,15 @@ class Slot:
             rwnd_limited_ms=counted.rwnd_limited_ms,
             congestion=counted.congestion,
             paced=counted.paced,
+            datagrams_sent=counted.datagrams_sent,
+            datagrams_received=counted.datagrams_received,
         )
+
+    def is_as_announced(self, name: str | None, flight: str | None, carrier: Carrier) -> bool:
+        """Whether what arrived is what was fixed before the coin."""
+        if carrier in NAMED_CARRIERS and (name is None or name.lower() != self.name.lower()):
+            return False
+        return self.bytes is None or flight == self.bytes.flight
 
 
 @dataclass(slots=True)
@@ -100,5 +114,8 @@ def receipt_pair(pair: ReflectorPair) -> ReceiptPair:
         probe_nonce=pair.probe_nonce,
         neutral_first=pair.order.neutral_first if pair.order else None,
         segments=result.segments if result else tuple(slot.segment("control_lost") for slot in pair.slots),
+        carrier=commit.carrier,
+        app_flight=commit.app_bytes.flight if commit.app_bytes else None,
+        neutral_flight=commit.neutral_bytes.flight if commit.neutral_bytes else None,
         saturated=any(slot.counted is not None and slot.counted.saturated for slot in pair.slots),
     )

@@ -14,7 +14,7 @@ from typing import Literal
 
 from probe.protocol import coin, pacing
 from probe.protocol.accounts import Counted, Job, Limits, NoJob, Refusal, StillRunning, refuse
-from probe.protocol.reflector_pair import ReflectorPair, Slot, receipt_pair, seen_name
+from probe.protocol.reflector_pair import NAMED_CARRIERS, ReflectorPair, Slot, receipt_pair, seen_name
 from probe.protocol.session import MOST_CALIBRATION_S, MOST_CALIBRATIONS, TICKET_WINDOW_S, outcome_of
 from probe.wire.messages import (
     DataHello,
@@ -28,6 +28,9 @@ from probe.wire.messages import (
     SessionRequest,
 )
 from probe.wire.records import (
+    CONTROL_ARMS,
+    Arm,
+    Carrier,
     Direction,
     Origin,
     PairOutcome,
@@ -113,12 +116,11 @@ class ReflectorSession:
             self.end("closed", now_ms)
             return refuse(409, "commitment_mismatch", "this nonce is not the committed one; the session is over")
         first = coin.neutral_first(nonce, pair.nonce, self.grant.session, number)
-        arms = coin.arms_in_order(first)
+        arms = coin.arms_in_order(first, CONTROL_ARMS[pair.commit.carrier])
         tickets = (self._random(16).hex(), self._random(16).hex())
         pair.probe_nonce, pair.revealed_ms = message.nonce, now_ms
         pair.order = PairOrder(pair=number, neutral_first=first, arms=arms, tickets=tickets)
-        names = {"app": pair.commit.app_name, "neutral": pair.commit.neutral_name}
-        pair.slots = [Slot(ticket, arm, names[arm]) for ticket, arm in zip(tickets, arms, strict=True)]
+        pair.slots = [_slot(ticket, arm, pair.commit) for ticket, arm in zip(tickets, arms, strict=True)]
         return pair.order
 
     def finish(
@@ -195,8 +197,20 @@ class ReflectorSession:
 
     # -- data connections ---------------------------------------------------------------------------------------
 
-    def opened(self, hello: DataHello, name: str | None, origin: Origin, now_ms: int) -> Job | NoJob:
-        """A data connection said hello. A ticket opens one connection, in its turn and in its time."""
+    def opened(
+        self,
+        hello: DataHello,
+        name: str | None,
+        origin: Origin,
+        now_ms: int,
+        *,
+        carrier: Carrier = "tls",
+        flight: str | None = None,
+    ) -> Job | NoJob:
+        """A data connection said hello. A ticket opens one connection, in its turn and in its time.
+
+        `flight` is the SHA-256 of its first bytes, for carriers that announce them.
+        """
         if self.receipt is not None:
             return NoJob(reason="unknown_ticket")
         if hello.purpose == "calibration":
@@ -205,17 +219,14 @@ class ReflectorSession:
         slot = next((slot for slot in pair.slots if slot.ticket == hello.ticket), None) if pair else None
         if pair is None or slot is None:
             return NoJob(reason="unknown_ticket")
-        if slot.state != "waiting" or pair.is_over:
-            return NoJob(reason="used_ticket")
-        if hello.direction != pair.commit.direction:
-            return NoJob(reason="wrong_direction")
-        if now_ms > self._good_until_ms(pair, slot):
-            return NoJob(reason="late_ticket")
+        refused = self._refuse_ticket(pair, slot, hello, carrier, now_ms)
+        if refused is not None:
+            return refused
         self._take_origin(origin)
-        slot.name_seen = seen_name(name)
+        slot.name_seen, slot.flight_seen = seen_name(name), flight
         if slot is pair.slots[1] and pair.slots[0].state == "waiting":
             pair.slots[0].state = "over"  # its turn has passed: absent, for good
-        if name is None or name.lower() != slot.name.lower():
+        if not slot.is_as_announced(name, flight, carrier):
             slot.state, slot.ended_ms, slot.counted = "over", now_ms, Counted(end="mismatch")
             return NoJob(reason="mismatch")
         slot.state = "running"
@@ -226,6 +237,9 @@ class ReflectorSession:
             direction=pair.commit.direction,
             pace_mbps=pair.commit.pace_mbps,
             duration_s=pair.commit.segment_s,
+            carrier=carrier,
+            answer=bytes.fromhex(slot.bytes.answer) if slot.bytes else b"",
+            head=bytes.fromhex(slot.bytes.head) if slot.bytes else b"",
         )
 
     def ended(self, ticket: str, counted: Counted, now_ms: int) -> None:
@@ -250,8 +264,9 @@ class ReflectorSession:
             return refuse(400, "not_granted", "the segment is longer than the session asked for")
         if address_path([message.app, message.profile, message.app_name, message.neutral_name]):
             return refuse(400, "address", "a name looks like a network address")
-        if message.app_name.lower() == message.neutral_name.lower():
-            return refuse(400, "not_granted", "the two arms need two names")
+        unequal = _unequal_arms(message, self.grant.carriers)
+        if unequal:
+            return refuse(400, "not_granted", unequal)
         wanted = pacing.pair_bytes(message.pace_mbps, message.segment_s)
         if self._booked_bytes + wanted > self._limits.session_bytes:
             return refuse(429, "quota", "this session has used up its bytes")
@@ -285,6 +300,7 @@ class ReflectorSession:
             reflector_nonce=pair.nonce.hex(),
             origin=self._origin,
             hotspot=self.request.hotspot,
+            carrier=pair.commit.carrier,
         )
 
     def _open_pair(self, number: int) -> ReflectorPair | Refusal:
@@ -304,6 +320,17 @@ class ReflectorSession:
         if first.ended_ms is None:
             return pair.revealed_ms + 2 * TICKET_WINDOW_S * 1000
         return first.ended_ms + TICKET_WINDOW_S * 1000
+
+    def _refuse_ticket(
+        self, pair: ReflectorPair, slot: Slot, hello: DataHello, carrier: Carrier, now_ms: int
+    ) -> NoJob | None:
+        if slot.state != "waiting" or pair.is_over:
+            return NoJob(reason="used_ticket")
+        if hello.direction != pair.commit.direction:
+            return NoJob(reason="wrong_direction")
+        if carrier != pair.commit.carrier:
+            return NoJob(reason="wrong_carrier")
+        return NoJob(reason="late_ticket") if now_ms > self._good_until_ms(pair, slot) else None
 
     def _open_calibration(self, hello: DataHello, origin: Origin) -> Job | NoJob:
         seconds = hello.duration_s or MOST_CALIBRATION_S
@@ -327,6 +354,29 @@ class ReflectorSession:
             self._origin, self._has_data_origin = origin, True
         elif origin.network != self._origin.network or origin.edge is False:
             self._origin = replace(self._origin, edge=False)
+
+
+def _slot(ticket: str, arm: Arm, commit: PairCommit) -> Slot:
+    if arm == "app":
+        return Slot(ticket, arm, commit.app_name, bytes=commit.app_bytes)
+    return Slot(ticket, arm, commit.neutral_name, bytes=commit.neutral_bytes)
+
+
+def _unequal_arms(message: PairCommit, carriers: tuple[Carrier, ...]) -> str:
+    """What keeps the two arms from being a fair pair; empty where nothing does."""
+    if message.app_name.lower() == message.neutral_name.lower():
+        return "the two arms need two names"
+    if message.carrier not in carriers:
+        return f"this reflector does not carry {message.carrier}"
+    app, neutral = message.app_bytes, message.neutral_bytes
+    if message.carrier in NAMED_CARRIERS:
+        return "" if app is None and neutral is None else f"the carrier {message.carrier} announces no bytes"
+    if app is None or neutral is None:
+        return f"the carrier {message.carrier} needs the first bytes of both arms"
+    if app.flight == neutral.flight:
+        return "the two arms need two flights"
+    lengths = [(arm.flight_bytes, len(arm.answer), len(arm.head)) for arm in (app, neutral)]
+    return "" if lengths[0] == lengths[1] else "the two arms' bytes must be equally long"
 
 
 def _closed() -> Refusal:

@@ -7,6 +7,7 @@ Spec: spec/protocol.md, sections "One pair" and "Data connection".
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,8 +19,29 @@ from probe.protocol.session import (
     encode_hello,
 )
 from probe.wire.failure import Failure
-from probe.wire.messages import DataHello, Endpoint
-from probe.wire.records import Direction, PairKind
+from probe.wire.messages import ArmBytes, DataHello, Endpoint
+from probe.wire.records import Carrier, Direction, PairKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireBytes:
+    """What one arm puts on the wire itself, where the carrier has no handshake that makes it (spec/carriers.md)."""
+
+    flight: bytes
+    """What the probe sends first."""
+    answer: bytes = b""
+    """What the reflector sends first."""
+    head: bytes = b""
+    """What each later datagram begins with, both ways; empty over TCP."""
+
+    def announced(self) -> ArmBytes:
+        """As the commitment tells it."""
+        return ArmBytes(
+            flight=hashlib.sha256(self.flight).hexdigest(),
+            flight_bytes=len(self.flight),
+            answer=self.answer.hex(),
+            head=self.head.hex(),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +58,10 @@ class PlannedPair:
     app_name: str
     """Server name of the app arm; in a placebo pair of the first neutral twin."""
     neutral_name: str
+    carrier: Carrier = "tls"
+    app_wire: WireBytes | None = None
+    neutral_wire: WireBytes | None = None
+    """Both for the carriers stream, quic and datagram; their parts are equally long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +107,8 @@ class RunSegment:
     direction: Direction
     pace_mbps: float
     segment_s: float
+    carrier: Carrier = "tls"
+    wire: WireBytes | None = None
     connect_timeout_s: float = CONNECT_TIMEOUT_S
     tls_timeout_s: float = TLS_TIMEOUT_S
 
@@ -169,6 +197,8 @@ class SegmentFacts:
     paced: bool | None = None
     retransmits: int | None = None
     rtt_min_ms: float | None = None
+    datagrams_sent: int | None = None
+    datagrams_received: int | None = None
     household_kb: int | None = None
     """Traffic of the rest of the household during this segment (kb = 1000 bytes)."""
     cpu_limited: bool | None = None

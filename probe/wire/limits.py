@@ -28,6 +28,14 @@ MAX_TEXT: Final = 256
 """Longest free text."""
 MAX_NAME: Final = 253
 """Longest DNS name (RFC 1035, section 2.3.4)."""
+MAX_PROFILE: Final = 32_000
+"""Longest app profile in a plan, as canonical JSON."""
+MAX_FLIGHT: Final = 1200
+"""Longest first flight of an arm, in bytes: one datagram that fits every path of QUIC (RFC 9000, section 14)."""
+MAX_ANSWER: Final = 512
+"""Longest first answer of the reflector, in bytes."""
+MAX_HEAD: Final = 32
+"""Longest beginning of each later datagram, in bytes."""
 MAX_ENDPOINTS: Final = 64
 MAX_SEGMENT_S: Final = 60.0
 MIN_SEGMENT_S: Final = 0.2

@@ -10,8 +10,18 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from probe.wire.codec import HEX_16, HEX_32, KEY_ID, SLUG, bounded, items, text
-from probe.wire.limits import MAX_ENDPOINTS, MAX_NAME, MAX_PACE_MBPS, MAX_PAIRS, MAX_SEGMENT_S, MIN_SEGMENT_S
-from probe.wire.records import Arm, Direction, PairKind, PairOutcome, Segment, Software
+from probe.wire.limits import (
+    MAX_ANSWER,
+    MAX_ENDPOINTS,
+    MAX_FLIGHT,
+    MAX_HEAD,
+    MAX_NAME,
+    MAX_PACE_MBPS,
+    MAX_PAIRS,
+    MAX_SEGMENT_S,
+    MIN_SEGMENT_S,
+)
+from probe.wire.records import Arm, Carrier, Direction, PairKind, PairOutcome, Segment, Software
 
 DATA_HELLO_BYTES: Final = 512
 """Both arms say hello with exactly as many bytes."""
@@ -68,6 +78,21 @@ class SessionGrant:
     most_pace_mbps: Annotated[float, bounded(low=0, high=MAX_PACE_MBPS)]
     idle_timeout_s: Annotated[float, bounded(low=1, high=3600)]
     clock_ms: Annotated[int, bounded(low=0)]
+    carriers: Annotated[tuple[Carrier, ...], items(most=8)] = ("tls",)
+    """What this reflector can carry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmBytes:
+    """What one arm puts on the wire itself (carriers stream, quic, datagram). Both arms' lengths are equal."""
+
+    flight: Annotated[str, text(pattern=HEX_32)]
+    """SHA-256 of what the probe sends first: bytes of a TCP stream, or one datagram."""
+    flight_bytes: Annotated[int, bounded(low=1, high=MAX_FLIGHT)]
+    answer: Annotated[str, text(longest=2 * MAX_ANSWER, pattern=r"(?:[0-9a-f]{2})*")] = ""
+    """What the reflector sends first, hex."""
+    head: Annotated[str, text(longest=2 * MAX_HEAD, pattern=r"(?:[0-9a-f]{2})*")] = ""
+    """What each later datagram begins with, hex; empty over TCP."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +111,10 @@ class PairCommit:
     app_name: Annotated[str, text(longest=MAX_NAME)]
     """Server name of the app arm (of the first neutral twin in a placebo pair)."""
     neutral_name: Annotated[str, text(longest=MAX_NAME)]
+    """Of the control arm. Without names in the carrier both are labels of the first bytes."""
+    carrier: Carrier = "tls"
+    app_bytes: ArmBytes | None = None
+    neutral_bytes: ArmBytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from probe.wire.limits import (
     MAX_NAME,
     MAX_PACE_MBPS,
     MAX_PAIRS,
+    MAX_PROFILE,
     MAX_SEGMENT_S,
     MAX_TIME_MS,
     MIN_SEGMENT_S,
@@ -28,6 +29,21 @@ VERSION: Final = 1
 """Version of all records. A reader refuses a higher one."""
 
 Arm = Literal["app", "neutral", "opaque"]
+Carrier = Literal["tls", "hello", "stream", "quic", "datagram"]
+"""How an arm's bytes are carried, the same for both arms of a pair (spec/carriers.md).
+
+tls: TLS 1.3 under the arm's name. hello: a browser-shaped ClientHello with the arm's name, then TLS-shaped records
+of random bytes. stream: the application's own first bytes over TCP. quic: a QUIC version 1 Initial with the arm's
+name over UDP, then datagrams shaped like it. datagram: the application's own first bytes over UDP.
+"""
+CONTROL_ARMS: Final[dict[Carrier, Arm]] = {
+    "tls": "neutral",
+    "hello": "neutral",
+    "stream": "opaque",
+    "quic": "neutral",
+    "datagram": "opaque",
+}
+"""What the app is compared with: the same bytes under a neutral name, or bytes that no engine knows."""
 Direction = Literal["down", "up"]
 PairKind = Literal["test", "placebo"]
 Access = Literal["fixed", "mobile", "hotspot"]
@@ -93,6 +109,12 @@ class Segment:
     congestion: Annotated[str | None, text(longest=16)] = None
     paced: bool | None = None
     """Whether the kernel paced the sender (SO_MAX_PACING_RATE); None in the direction up."""
+    flight_seen: Annotated[str | None, text(pattern=HEX_32)] = None
+    """SHA-256 of the first flight as it arrived (carriers stream, quic, datagram)."""
+    datagrams_sent: Annotated[int | None, bounded(low=0, high=MAX_INT)] = None
+    """Over UDP: how many the sender sent within the segment's time, as far as the reflector knows."""
+    datagrams_received: Annotated[int | None, bounded(low=0, high=MAX_INT)] = None
+    """Over UDP: how many of them arrived."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +142,11 @@ class ReceiptPair:
     """In the order in which they ran."""
     saturated: bool = False
     """The reflector itself was short of CPU or bandwidth during the pair (either segment)."""
+    carrier: Carrier = "tls"
+    app_flight: Annotated[str | None, text(pattern=HEX_32)] = None
+    """SHA-256 of the app arm's first flight as committed before the coin (carriers stream, quic, datagram)."""
+    neutral_flight: Annotated[str | None, text(pattern=HEX_32)] = None
+    """The same of the control arm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +188,7 @@ class Started:
     origin: Origin
     hotspot: bool = False
     """As declared when the session was opened."""
+    carrier: Carrier = "tls"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +231,10 @@ class MeasuredSegment:
     paced: bool | None = None
     retransmits: Annotated[int | None, bounded(low=0, high=MAX_INT)] = None
     rtt_min_ms: Annotated[float | None, bounded(low=0, high=600_000)] = None
+    datagrams_sent: Annotated[int | None, bounded(low=0, high=MAX_INT)] = None
+    """Over UDP, direction up."""
+    datagrams_received: Annotated[int | None, bounded(low=0, high=MAX_INT)] = None
+    """Over UDP, direction down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +333,15 @@ class PlannedReflector:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedProfile:
+    """An app profile as the plan delivers it; it takes the place of the probe's own one of the same id."""
+
+    id: Annotated[str, text(pattern=SLUG)]
+    document: Annotated[str, text(longest=MAX_PROFILE)]
+    """The profile as canonical JSON (spec/profiles.md); SHA-256 of it is the profile's digest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedNettest:
     """One line of work."""
 
@@ -329,6 +370,8 @@ class Plan:
     interval_s: Annotated[int, bounded(low=600, high=7 * 86_400)] = 21_600
     daily_mb: Annotated[int, bounded(low=0, high=1_000_000)] = 200
     monthly_mb: Annotated[int, bounded(low=0, high=10_000_000)] = 5000
+    profiles: Annotated[tuple[PlannedProfile, ...], items(most=128)] = ()
+    """Profiles that are newer than what the probes were installed with."""
 
 
 RECORD_TYPES: Final = {"measurement": Measurement, "receipt": Receipt, "started": Started, "plan": Plan}
