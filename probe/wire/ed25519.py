@@ -2,7 +2,7 @@
 """Ed25519 in plain Python, for probes without a compiled library. Follows RFC 8032, sections 5.1.5 to 5.1.7.
 
 Not constant-time: on the probe it signs its own measurements, once a session, and nobody can time it closely.
-Verification is strict: canonical S (S < L) and canonical point encodings.
+Verification is strict where libraries differ from each other (`is_canonical`), and without a cofactor, as OpenSSL's.
 """
 
 from __future__ import annotations
@@ -90,6 +90,31 @@ def _challenge(*parts: bytes) -> int:
     return int.from_bytes(hashlib.sha512(b"".join(parts)).digest(), "little") % _L
 
 
+_ORDER_8_Y: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+_SMALL_ORDER_Y: Final = frozenset({0, 1, _P - 1, _ORDER_8_Y, _P - _ORDER_8_Y})
+"""y of the eight points whose order divides the cofactor (each but the first two with either sign of x)."""
+
+
+def _is_canonical_point(raw: bytes) -> bool:
+    y = int.from_bytes(raw, "little") & (1 << 255) - 1
+    return y < _P and y not in _SMALL_ORDER_Y
+
+
+def is_canonical(public: bytes, signature: bytes) -> bool:
+    """Whether key (32 bytes) and signature (64 bytes) are written as every honest signer writes them. Cheap.
+
+    RFC 8032 leaves open, and libraries decide differently, what becomes of points of small order (such a key verifies
+    one signature over every message) and of second spellings of a point or of S, so all of them are refused first.
+    """
+    return (
+        len(public) == 32
+        and len(signature) == 64
+        and int.from_bytes(signature[32:], "little") < _L
+        and _is_canonical_point(public)
+        and _is_canonical_point(signature[:32])
+    )
+
+
 def public_key(seed: bytes) -> bytes:
     """Public key (32 bytes) of a 32-byte seed (section 5.1.5)."""
     return _compress(_multiply(_expand(seed)[0], _BASE))
@@ -105,12 +130,12 @@ def sign(seed: bytes, message: bytes, public: bytes) -> bytes:
 
 
 def verify(public: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether `signature` is valid (section 5.1.7)."""
-    if len(public) != 32 or len(signature) != 64:
+    """Whether `signature` is valid (section 5.1.7, the equation without the cofactor) and canonical."""
+    if not is_canonical(public, signature):
         return False
     s = int.from_bytes(signature[32:], "little")
     key, commitment = _decompress(public), _decompress(signature[:32])
-    if key is None or commitment is None or s >= _L:
+    if key is None or commitment is None:
         return False
     left = _multiply(s, _BASE)
     right = _add(commitment, _multiply(_challenge(signature[:32], public, message), key))

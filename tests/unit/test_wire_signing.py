@@ -5,6 +5,8 @@ import importlib.util
 import stat
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from probe.wire import ed25519, signing
 from probe.wire.codec import WireError
@@ -42,8 +44,12 @@ VECTORS = [
         "09351fc9ac90b3ecfdfbc7c66431e0303dca179c138ac17ad9bef1177331a704",
     ),
 ]
-BACKENDS = ["python", "cryptography"] + (["pynacl"] if importlib.util.find_spec("nacl") else [])
+
+needs_pynacl = pytest.mark.skipif(importlib.util.find_spec("nacl") is None, reason="PyNaCl is not installed")
+BACKENDS = ["python", "cryptography", pytest.param("pynacl", marks=needs_pynacl)]
+PRESENT = ["python", "cryptography"] + (["pynacl"] if importlib.util.find_spec("nacl") else [])
 ORDER = 2**252 + 27742317777372353535851937790883648493
+PRIME = 2**255 - 19
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -81,11 +87,131 @@ def test_malformed_keys_and_signatures_are_false_not_errors(backend, key, signat
     assert verify(key, b"", signature, backend) is False
 
 
+def verdicts(public, message, signature):
+    return {backend: verify(public, message, signature, backend) for backend in PRESENT}
+
+
+def unanimous(public, message, signature):
+    found = verdicts(public, message, signature)
+    assert len(set(found.values())) == 1, found
+    return found["python"]
+
+
+def signed_by_hand(secret, key, commitment, nonce, message):
+    """A signature that solves the equation for key and commitment as they are written, whatever they are."""
+    s = (nonce + ed25519._challenge(commitment, key, message) * secret) % ORDER
+    return commitment + s.to_bytes(32, "little")
+
+
+def torsion_points():
+    """The eight points whose order divides 8."""
+    y = ed25519._ORDER_8_Y
+    x = ed25519._recover_x(y, 0)
+    point = (x, y, 1, x * y % PRIME)
+    found = [ed25519._IDENTITY]
+    for _ in range(7):
+        found.append(ed25519._add(found[-1], point))
+    return found
+
+
+def test_the_points_of_small_order_are_the_eight_there_are():
+    points = torsion_points()
+    assert len({ed25519._compress(point) for point in points}) == 8
+    assert ed25519._compress(ed25519._add(points[7], points[1])) == ed25519._compress(ed25519._IDENTITY)
+    ys = {int.from_bytes(ed25519._compress(point), "little") & (1 << 255) - 1 for point in points}
+    assert ys == ed25519._SMALL_ORDER_Y
+
+
+def spellings(raw):
+    """A point's bytes, the same with the other sign, and with y + p where that fits into 255 bits."""
+    value = int.from_bytes(raw, "little")
+    y, sign = value & (1 << 255) - 1, value >> 255
+    ys = [y] if y + PRIME >= 1 << 255 else [y, y + PRIME]
+    return [(one | either << 255).to_bytes(32, "little") for one in ys for either in (sign, 1 - sign)]
+
+
+@pytest.mark.parametrize("which", range(8))
+def test_a_key_of_small_order_signs_nothing(which):
+    """With such a key S = 0 and R = identity verify (nearly) any message under a lax check."""
+    identity = ed25519._compress(ed25519._IDENTITY)
+    for raw in spellings(ed25519._compress(torsion_points()[which])):
+        for message in (b"a", b"b", b"c", b"d", b"e", b"f", b"g", b"h"):
+            for commitment in (identity, raw):
+                assert unanimous(raw, message, commitment + bytes(32)) is False
+
+
+@pytest.mark.parametrize("which", range(8))
+def test_a_commitment_of_small_order_is_refused(which):
+    secret, _ = ed25519._expand(b"\5" * 32)
+    key = ed25519._compress(ed25519._multiply(secret, ed25519._BASE))
+    commitment = ed25519._compress(torsion_points()[which])
+    signature = signed_by_hand(secret, key, commitment, 0, b"message")
+    assert unanimous(key, b"message", signature) is False
+
+
+@pytest.mark.parametrize("y", range(19))
+@pytest.mark.parametrize("sign", [0, 1])
+def test_second_spellings_of_points_are_refused(y, sign):
+    """The encodings with p <= y < 2^255, as a key and as a commitment."""
+    raw = (PRIME + y | sign << 255).to_bytes(32, "little")
+    signer = SeedSigner(b"\5" * 32, "python")
+    assert unanimous(raw, b"message", raw + bytes(32)) is False
+    assert unanimous(signer.public_key, b"message", raw + signer.sign(b"message")[32:]) is False
+
+
+def test_keys_of_mixed_order_get_one_verdict():
+    """A forger may add a point of order 8 to his key or commitment: with the cofactor all of these verify, without
+    it only some do. What counts is that all backends say the same."""
+    secret, _ = ed25519._expand(b"\6" * 32)
+    honest = ed25519._multiply(secret, ed25519._BASE)
+    seen = set()
+    for number, torsion in enumerate(torsion_points()):
+        key = ed25519._compress(ed25519._add(honest, torsion))
+        for nonce in range(1000, 1012):
+            bare = ed25519._multiply(nonce, ed25519._BASE)
+            for commitment in (bare, ed25519._add(bare, torsion)):
+                message = b"%d %d" % (number, nonce)
+                signature = signed_by_hand(secret, key, ed25519._compress(commitment), nonce, message)
+                seen.add((number > 0, unanimous(key, message, signature)))
+    # Mixed order: accepted sometimes (the slow path of PyNaCl says yes, too), refused sometimes.
+    assert seen == {(False, True), (True, True), (True, False)}
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.binary(min_size=32, max_size=32),
+    message=st.binary(max_size=100),
+    at=st.integers(0, 8 * 96 - 1),
+    make=st.sampled_from(PRESENT),
+)
+def test_any_one_bit_of_key_or_signature_decides_for_all_alike(seed, message, at, make):
+    signer = SeedSigner(seed, make)
+    signature = signer.sign(message)
+    assert unanimous(signer.public_key, message, signature) is True
+    changed = bytearray(signer.public_key + signature)
+    changed[at // 8] ^= 1 << at % 8
+    assert unanimous(bytes(changed[:32]), message, bytes(changed[32:])) is False
+
+
+@settings(max_examples=60)
+@given(key=st.binary(min_size=32, max_size=32), signature=st.binary(min_size=64, max_size=64))
+def test_any_bytes_get_one_verdict(key, signature):
+    assert unanimous(key, b"", signature) is False
+
+
+@pytest.mark.parametrize("change", [ORDER, 2 * ORDER, 7 * ORDER])
+def test_no_multiple_of_the_order_makes_another_signature(change):
+    signer = SeedSigner(b"\5" * 32, "python")
+    signature = signer.sign(b"message")
+    s = int.from_bytes(signature[32:], "little") + change
+    assert unanimous(signer.public_key, b"message", signature[:32] + s.to_bytes(32, "little")) is False
+
+
 def test_backends_agree_on_many_messages():
     for index in range(8):
         seed = bytes([index]) * 32
         message = bytes(range(index * 20))
-        signed = {SeedSigner(seed, backend).sign(message) for backend in BACKENDS}
+        signed = {SeedSigner(seed, backend).sign(message) for backend in PRESENT}
         assert len(signed) == 1
 
 
