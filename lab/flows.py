@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: EUPL-1.2
 """The middlebox's memory of transport flows: which flow a packet belongs to and what is known of it.
 
-Both directions of a flow lead to one `Flow`, found by twelve bytes of the packet itself (addresses and ports),
-so that a packet of a known flow costs one dictionary look-up. spec/lab.md sections 2 and 3.
+Both directions of a flow lead to one `Flow`, found by a stretch of the packet itself (addresses and ports
+stand side by side in IPv4 and in IPv6), so that a packet of a known flow costs one dictionary look-up.
+spec/lab.md sections 2 and 3.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeVar
 
 from lab.classify import TCP, UDP, Direction, FlowFacts
-from lab.packets import ACK, SYN, datagram, segment
+from lab.packets import ACK, SYN, datagram, header_size, proto_of, segment, tcp_flags
 
 MAX_FLOWS: Final = 20_000  # remembered per subscriber, transport and direction; the oldest are forgotten first
 
@@ -43,7 +44,7 @@ class Flow(Generic[State]):
         if facts.proto == UDP:
             learned = facts.datagram(datagram(packet), "up" if direction == self.client else "down")
         elif direction != self.client:
-            self.answered = self.answered or packet[33] & (SYN | ACK) == SYN | ACK
+            self.answered = self.answered or tcp_flags(packet) & (SYN | ACK) == SYN | ACK
             return
         else:
             learned = self._client_segment(packet)
@@ -76,41 +77,47 @@ class FlowTable(Generic[State]):
     def find(self, packet: bytes, direction: Direction) -> Flow[State] | None:
         """The packet's flow, a new one where it is the first or a SYN reuses the ports.
 
-        None for what has no ports to look at: other protocols, fragments, IP options.
+        None for what has no ports to look at: other protocols, fragments, IP options, IPv6 extension headers.
         """
-        proto = packet[9]
+        if packet[0] == 0x45 and not packet[6] & 0x3F and not packet[7]:
+            proto, key, base = packet[9], packet[12:24], 20
+        elif packet[0] >> 4 == 6 and len(packet) >= 48:
+            proto, key, base = packet[6], packet[8:44], 40
+        else:
+            return None
         table = self._flows[direction].get(proto)
-        if table is None or packet[0] != 0x45 or packet[6] & 0x3F or packet[7]:
+        if table is None or len(packet) < base + (20 if proto == TCP else 8):
             return None
-        if len(packet) < (40 if proto == TCP else 28):
-            return None
-        flow = table.get(packet[12:24])
-        if flow is not None and not (proto == TCP and _opens_anew(packet, flow.isn)):
+        flow = table.get(key)
+        if flow is not None and not (proto == TCP and _opens_anew(packet, base, flow.isn)):
             return flow
-        return self._add(packet, direction, proto)
+        return self._add(packet, direction, (proto, key, base))
 
-    def _add(self, packet: bytes, direction: Direction, proto: int) -> Flow[State]:
-        from_client = not (proto == TCP and packet[33] & (SYN | ACK) == SYN | ACK)
+    def _add(self, packet: bytes, direction: Direction, found: tuple[int, bytes, int]) -> Flow[State]:
+        proto, key, base = found
+        from_client = not (proto == TCP and packet[base + 13] & (SYN | ACK) == SYN | ACK)
         other: Direction = "up" if direction == "down" else "down"
-        at = 22 if from_client else 20
+        at = base + 2 if from_client else base
         facts = FlowFacts(proto=proto, server_port=packet[at] << 8 | packet[at + 1])
         flow: Flow[State] = Flow(facts, client=direction if from_client else other)
-        reverse = packet[16:20] + packet[12:16] + packet[22:24] + packet[20:22]
-        for side, key in ((direction, packet[12:24]), (other, reverse)):
+        half = (len(key) - 4) // 2
+        reverse = key[half : 2 * half] + key[:half] + key[-2:] + key[-4:-2]
+        for side, name in ((direction, key), (other, reverse)):
             flows = self._flows[side][proto]
-            flows.pop(key, None)
+            flows.pop(name, None)
             if len(flows) >= MAX_FLOWS:
                 del flows[next(iter(flows))]
-            flows[key] = flow
+            flows[name] = flow
         return flow
 
 
-def _opens_anew(packet: bytes, isn: int) -> bool:
+def _opens_anew(packet: bytes, base: int, isn: int) -> bool:
     """Whether a packet of known ports is the SYN of another connection, not a repetition of the known one."""
-    flags = packet[33]
+    flags = packet[base + 13]
     return bool(flags & SYN) and not flags & ACK and segment(packet).sequence != isn
 
 
 def payload_size(packet: bytes) -> int:
-    """Payload bytes of a TCP or UDP packet without IP options."""
-    return len(packet) - 20 - ((packet[32] >> 4) * 4 if packet[9] == TCP else 8)
+    """Payload bytes of a TCP or UDP packet."""
+    base = header_size(packet)
+    return len(packet) - base - ((packet[base + 12] >> 4) * 4 if proto_of(packet) == TCP else 8)

@@ -2,7 +2,8 @@
 """The process of one emulated operator: moves packets between descriptors as its middlebox says.
 
 Started by lab.stage with the devices' descriptors inherited, its configuration as one JSON line on stdin. Each
-further line asks for the counters, answered by one JSON line on stdout; the end of stdin ends it. It says how
+further line asks for the counters, answered by one JSON line on stdout, and may say that a subscriber gets another
+address; the end of stdin ends it. It says how
 late packets were and how long it waited for a processor, so that a run on a machine too busy can be called
 void. spec/lab.md section 4.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import ipaddress
 import json
 import os
 import select
@@ -54,11 +56,14 @@ def tun_port(descriptor: int) -> Port:
     )
 
 
-def packet_port(descriptor: int, mac: str, far_mac: str) -> Port:
+_ETHERTYPE: Final = {4: b"\x08\x00", 6: b"\x86\xdd"}
+
+
+def packet_port(descriptor: int, mac: str, far_mac: str, family: int) -> Port:
     """A packet socket on a veth end; frames for the other end get its MAC address (packet(7))."""
     raw = socket.socket(fileno=descriptor)
     raw.setblocking(False)
-    header = bytes.fromhex(mac) + bytes.fromhex(far_mac) + b"\x08\x00"
+    header = bytes.fromhex(mac) + bytes.fromhex(far_mac) + _ETHERTYPE[family]
     receive, send = raw.recv, raw.send
 
     def lost() -> int:
@@ -77,7 +82,7 @@ def open_port(description: dict[str, Any]) -> Port:
     """A port as the configuration describes it."""
     if description["kind"] == "tun":
         return tun_port(description["fd"])
-    return packet_port(description["fd"], description["mac"], description["far_mac"])
+    return packet_port(description["fd"], description["mac"], description["far_mac"], description["family"])
 
 
 class Forwarder:
@@ -155,7 +160,7 @@ def main() -> None:
     config = json.loads(sys.stdin.buffer.readline())
     scenario = from_table(config["scenario"])
     box = Middlebox(
-        [socket.inet_aton(subscriber["address"]) for subscriber in config["subscribers"]],
+        [ipaddress.ip_address(subscriber["address"]).packed for subscriber in config["subscribers"]],
         scenario.link,
         scenario.rules,
         scenario.cross_traffic,
@@ -168,7 +173,9 @@ def main() -> None:
 
     def on_control() -> bool:
         requests = os.read(0, 65536)
-        for _ in requests.splitlines():
+        for request in requests.splitlines():
+            for index, address in json.loads(request).get("move", ()):
+                box.move(index, ipaddress.ip_address(address).packed)
             os.write(1, json.dumps(forwarder.snapshot()).encode() + b"\n")
         return bool(requests)
 

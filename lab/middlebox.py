@@ -8,6 +8,8 @@ subscriber. spec/lab.md section 3.
 
     internet --> [rule: police, shape, ...] --> [line down] --> subscriber
     internet <-- [rule: police, shape, ...] <-- [line up]   <-- subscriber
+
+What a bad path does besides (lab.path) happens last, at the hand-over.
 """
 
 from __future__ import annotations
@@ -24,12 +26,12 @@ from lab.classify import TCP, UDP, Direction, dns_question
 from lab.flows import Flow, FlowTable, payload_size
 from lab.links import LinkQueue, TokenBucket, cross_load
 from lab.model import TCP_OPTIONS, CrossTraffic, Link, Rule, affected
-from lab.packets import RST, SYN, datagram, dns_answer, resets, with_dscp, without_option
+from lab.packets import RST, SYN, datagram, dns_answer, proto_of, resets, tcp_flags, with_dscp, without_option
+from lab.path import FAULTS, Out, path_of
 
 INTERNET: Final = -1  # the port of packets that leave towards the internet; subscribers are 0, 1, ...
+_IPV4: Final = (slice(12, 16), slice(16, 20))  # where the addresses stand: source, destination
 LATENESS_BINS: Final = 2000  # of 100 microseconds: lateness up to 0.2 s is told apart
-
-Out = tuple[int, bytes]
 
 
 @dataclass
@@ -85,6 +87,8 @@ class _Subscriber:
             )
 
         self.index = index
+        self.path_down = path_of(link, random.Random(f"{seed}/{index}/down/path"))
+        self.path_up = path_of(link, random.Random(f"{seed}/{index}/up/path"))
         self.down = queue("down", link.down_mbps, cross.down_mbps if cross else 0)
         self.up = queue("up", link.up_mbps, cross.up_mbps if cross else 0)
         self.rules: list[_RuleState] = []
@@ -107,7 +111,7 @@ class _Subscriber:
 
 
 class Middlebox:
-    """The operator's box. `addresses` are the subscribers' IPv4 addresses, four bytes each.
+    """The operator's box. `addresses` are the subscribers' own, 4 bytes each, or 16 on an IPv6 line.
 
     `day_s` is the local time of day in seconds when `now` was `start`; rules' hours follow it. `seed` fixes
     loss, jitter, household traffic and the choice of subscribers that a rule's `share` names.
@@ -127,6 +131,7 @@ class Middlebox:
         self.stats = Stats()
         self._subscribers = [_Subscriber(i, link, cross_traffic, seed) for i in range(len(addresses))]
         self._by_address = dict(zip(addresses, self._subscribers, strict=True))
+        self._source, self._destination = (slice(8, 24), slice(24, 40)) if link.family == 6 else _IPV4
         self._events: list[tuple[float, int, int, bytes]] = []
         self._count = itertools.count()
         self._random = random.Random(f"{seed}/rules").random
@@ -143,9 +148,13 @@ class Middlebox:
             subscriber.counts_bytes = any(state.rule.after_kb for state in subscriber.rules)
         self._new_epoch(start)
 
+    def move(self, index: int, address: bytes) -> None:
+        """From now on the subscriber is reached at another address too, as after a reconnection of his line."""
+        self._by_address[address] = self._subscribers[index]
+
     def from_internet(self, packet: bytes, now: float) -> None:
         """A packet arrives from the internet's side."""
-        subscriber = self._by_address.get(packet[16:20])
+        subscriber = self._by_address.get(packet[self._destination])
         if subscriber is None:
             self.stats.foreign += 1
             return
@@ -159,8 +168,8 @@ class Middlebox:
     def from_subscriber(self, index: int, packet: bytes, now: float) -> None:
         """A packet arrives from a subscriber's side."""
         subscriber = self._subscribers[index]
-        if self._by_address.get(packet[12:16]) is not subscriber:
-            self.stats.foreign += 1  # IPv6 housekeeping, or a source address that is not his
+        if self._by_address.get(packet[self._source]) is not subscriber:
+            self.stats.foreign += 1  # neighbour discovery, or a source address that is not his
             return
         self.stats.packets["up"] += 1
         self.stats.octets["up"] += len(packet)
@@ -176,18 +185,15 @@ class Middlebox:
         out: list[Out] = []
         upcoming = float("inf")
         for subscriber in self._subscribers:
-            if subscriber.rules:
-                upcoming = min(upcoming, self._poll_rules(subscriber, now, out))
-            for line, port in ((subscriber.down, subscriber.index), (subscriber.up, INTERNET)):
-                upcoming = min(upcoming, self._poll_line(line, port, now, out))
+            upcoming = min(upcoming, self._poll_up(subscriber, now, out), self._poll_down(subscriber, now, out))
         while self._events and self._events[0][0] <= now:
             when, _, port, packet = heapq.heappop(self._events)
             if port == INTERNET:
                 out.append((INTERNET, packet))
             else:
-                line = self._subscribers[port].down
-                line.offer(packet, when)
-                upcoming = min(upcoming, self._poll_line(line, port, now, out))
+                subscriber = self._subscribers[port]
+                subscriber.down.offer(packet, when)
+                upcoming = min(upcoming, self._poll_down(subscriber, now, out))
         if self._events:
             upcoming = min(upcoming, self._events[0][0])
         return out, upcoming if upcoming != float("inf") else None
@@ -195,6 +201,7 @@ class Middlebox:
     def snapshot(self) -> dict[str, object]:
         """Counters and lateness so far, ready for JSON."""
         lines = [line for s in self._subscribers for line in (s.down, s.up)]
+        paths = [path for s in self._subscribers for path in (s.path_down, s.path_up) if path is not None]
         return {
             "packets": dict(self.stats.packets),
             "bytes": dict(self.stats.octets),
@@ -202,8 +209,24 @@ class Middlebox:
             "link_dropped": sum(line.dropped for line in lines),
             "link_lost": sum(line.lost for line in lines),
             "foreign": self.stats.foreign,
+            "path": {fault: sum(path.counted[fault] for path in paths) for fault in FAULTS},
             "late_ms": {"p50": self.stats.late_ms(0.5), "p99": self.stats.late_ms(0.99)},
         }
+
+    def _poll_up(self, subscriber: _Subscriber, now: float, out: list[Out]) -> float:
+        """Hand over what leaves towards the internet by now; when the next packet does."""
+        start, upcoming = len(out), float("inf")
+        if subscriber.rules:
+            upcoming = self._poll_rules(subscriber, now, out)
+        upcoming = min(upcoming, self._poll_line(subscriber.up, INTERNET, now, out))
+        path = subscriber.path_up
+        return upcoming if path is None else min(upcoming, path.carry(out, start, now))
+
+    def _poll_down(self, subscriber: _Subscriber, now: float, out: list[Out]) -> float:
+        """Hand over what reaches the subscriber by now; when the next packet does."""
+        start, path = len(out), subscriber.path_down
+        upcoming = self._poll_line(subscriber.down, subscriber.index, now, out)
+        return upcoming if path is None else min(upcoming, path.carry(out, start, now))
 
     def _poll_line(self, line: LinkQueue, port: int, now: float, out: list[Out]) -> float:
         """Hand over what has come through a line by now; when the next packet does."""
@@ -297,7 +320,7 @@ class Middlebox:
         if action in {"block", "reset"}:
             self._end_flow(subscriber, flow, (packet, way, then), action)
             return
-        if action == "dns" and way == "up" and packet[9] == UDP and flow and dns_question(datagram(packet)):
+        if action == "dns" and way == "up" and proto_of(packet) == UDP and flow and dns_question(datagram(packet)):
             self._count_treated(action)
             self._later(then, subscriber.index, dns_answer(packet, state.rule.answer))
             return
@@ -331,7 +354,7 @@ class Middlebox:
             changed = None if self._random() < rule.loss else packet
         elif rule.action == "dscp":
             changed = with_dscp(packet, rule.dscp)
-        elif rule.action == "strip_option" and packet[9] == TCP and packet[33] & SYN:
+        elif rule.action == "strip_option" and proto_of(packet) == TCP and tcp_flags(packet) & SYN:
             changed = without_option(packet, TCP_OPTIONS[rule.option])
         return changed, release
 
@@ -348,7 +371,7 @@ class Middlebox:
         if flow is None:
             return
         flow.dead = "reset" if action == "reset" else "block"
-        if action == "reset" and packet[9] == TCP and not packet[33] & RST:
+        if action == "reset" and proto_of(packet) == TCP and not tcp_flags(packet) & RST:
             onward, back = resets(packet)
             sender, receiver = _ends(subscriber, way)
             self._later(then, sender, back)
@@ -362,7 +385,7 @@ class Middlebox:
         packet of either side carries the right one.
         """
         then = now if way == "down" else subscriber.up.carry(len(packet), now)
-        if then is not None and flow.dead == "reset" and packet[9] == TCP and not packet[33] & RST:
+        if then is not None and flow.dead == "reset" and proto_of(packet) == TCP and not tcp_flags(packet) & RST:
             self._later(then, _ends(subscriber, way)[0], resets(packet)[1])
 
     def _later(self, when: float, port: int, packet: bytes) -> None:

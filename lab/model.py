@@ -15,9 +15,12 @@ from lab.classify import Match
 
 Action = Literal["shape", "police", "delay", "drop", "block", "reset", "dns", "dscp", "strip_option", "deprioritise"]
 Pattern = Literal["constant", "onoff", "web"]
+Nat = Literal["none", "home", "cgnat"]
+Family = Literal[4, 6]
 
 ACTIONS: Final = ("shape", "police", "delay", "drop", "block", "reset", "dns", "dscp", "strip_option", "deprioritise")
 UNSUPPORTED_ACTIONS: Final = ("http_header",)
+NATS: Final = ("none", "home", "cgnat")
 PATTERNS: Final = ("constant", "onoff", "web")
 EFFECTS: Final = ("slowing", "blocking", "prioritising", "tampering")
 TCP_OPTIONS: Final = {"mss": 2, "wscale": 3, "sackok": 4, "sack": 5, "timestamp": 8, "mptcp": 30, "tfo": 34}
@@ -33,6 +36,17 @@ class Link:
     buffer_ms: float = 100.0
     loss: float = 0.0
     jitter_ms: float = 0.0
+    family: Family = 4
+    nat: Nat = "none"
+    path_mtu: int = 0
+    """Larger packets vanish without a word (bytes of IP packet); 0: none do."""
+    reorder: float = 0.0
+    reorder_ms: float = 5.0
+    duplicate: float = 0.0
+    corrupt: float = 0.0
+    """Share of the packets with a wrong bit, and so a wrong checksum: the receiver's kernel drops them."""
+    corrupt_payload: float = 0.0
+    """Share of the packets with a wrong bit in their payload and a checksum that fits."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -156,27 +158,59 @@ class Namespace:
         self.index = index
         self._descriptor = descriptor
 
-    def configure(self, link: str, *, addresses: Sequence[str] = (), routes: Sequence[tuple[str, str]] = ()) -> None:
-        """Give a link IPv4 addresses and send prefixes over it, each (prefix, source address or "")."""
+    def configure(
+        self, link: str, *, addresses: Sequence[str] = (), routes: Sequence[tuple[str, str] | tuple[str, str, str]] = ()
+    ) -> None:
+        """Give a link addresses ("A" or "A/BITS"), and send prefixes over it.
+
+        Each route is (prefix, source address or "") or (prefix, source address or "", gateway).
+        """
         self._warden.ask(
             "configure",
             index=self.index,
             name=link,
             addresses=list(addresses),
-            routes=[list(route) for route in routes],
+            routes=[[*route, ""][:3] for route in routes],
         )
+
+    def drop_address(self, link: str, address: str) -> None:
+        """Take an address from a link; the routes that prefer it go with it."""
+        self._warden.ask("drop_address", index=self.index, name=link, address=address)
+
+    def sysctl(self, key: str, value: str) -> None:
+        """Write a setting below /proc/sys/net, such as `ipv4/ip_forward`."""
+        self._warden.ask("sysctl", index=self.index, key=key, value=value)
+
+    def masquerade(self, link: str) -> None:
+        """Forward packets, and give those that leave over a link its address (nftables)."""
+        nft = shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin")
+        if nft is None:
+            raise NamespaceError(errno.ENOENT, "address translation needs nft, install it (Debian package nftables)")
+        rules = f'type nat hook postrouting priority srcnat; oifname "{link}" masquerade;'
+        made = self.popen([nft, f"table ip nat {{ chain out {{ {rules} }}; }}"], stderr=subprocess.PIPE)
+        _, said = made.communicate()
+        if made.returncode:
+            why = said.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"]
+            raise NamespaceError(errno.EPERM, f"address translation was refused by nft: {why[0]}")
+        self.sysctl("ipv4/ip_forward", "1")
 
     def tun(self, name: str, *, mtu: int = MTU) -> int:
         """A TUN device that is up; the descriptor is its other side, to be closed by the caller."""
         _, (device,) = self._warden.ask("tun", index=self.index, name=name, mtu=mtu, queue=QUEUE)
         return device
 
-    def veth(self, name: str, far: Namespace, far_name: str, *, mtu: int = MTU) -> tuple[int, str, str]:
+    def veth(
+        self, name: str, far: Namespace, far_name: str, *, mtu: int = MTU, family: int = 4
+    ) -> tuple[int, str, str]:
         """A veth pair into another namespace: a packet socket on the far end, our MAC, the far one's."""
         answer, (raw,) = self._warden.ask(
-            "veth", index=self.index, name=name, far=far.index, far_name=far_name, mtu=mtu, queue=QUEUE
+            "veth", index=self.index, name=name, far=far.index, far_name=far_name, mtu=mtu, queue=QUEUE, family=family
         )
         return raw, answer["mac"], answer["far_mac"]
+
+    def cable(self, name: str, far: Namespace, far_name: str) -> None:
+        """A link between two namespaces with nothing in between."""
+        self._warden.ask("cable", index=self.index, name=name, far=far.index, far_name=far_name)
 
     def new_socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.socket:
         """A socket that lives in this namespace and belongs to this process."""

@@ -28,7 +28,7 @@ from lab.classify import TCP, Direction, FlowFacts
 from lab.forward import processor_wait_s
 from lab.links import LinkQueue, TokenBucket, cross_load
 from lab.middlebox import LATENESS_BINS, Stats
-from lab.model import Rule, Scenario, affected
+from lab.model import Link, Rule, Scenario, affected
 from lab.scenario import from_table
 
 NAME: Final = "relay"
@@ -41,6 +41,10 @@ _MSS: Final = 1448  # loopback's own would be 64 kB, more than the window
 
 def refusal(scenario: Scenario) -> str | None:
     """Why this driver cannot emulate a scenario, None where it can."""
+    usual = Link()
+    for key in ("family", "nat", "path_mtu", "reorder", "duplicate", "corrupt", "corrupt_payload"):
+        if getattr(scenario.link, key) != getattr(usual, key):
+            return f"link.{key}: the relay driver carries bytes, not packets; use the driver tun or veth"
     for index, rule in enumerate(scenario.rules):
         if rule.action not in ACTIONS:
             return (

@@ -12,17 +12,18 @@ import array
 import contextlib
 import errno
 import fcntl
+import ipaddress
 import os
 import socket
 import struct
 from collections.abc import Iterator
 
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_EXCL, _NLM_F_CREATE = 0x1, 0x4, 0x200, 0x400
-_RTM_NEWLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 20, 24
+_RTM_NEWLINK, _RTM_NEWADDR, _RTM_DELADDR, _RTM_NEWROUTE = 16, 20, 21, 24
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_TXQLEN, _IFLA_NET_NS_FD = 1, 3, 4, 18, 13, 28
 _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_RTA_DST, _RTA_OIF, _RTA_PREFSRC, _RTA_METRICS = 1, 4, 7, 8
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_F_NODAD = 1, 2, 0x02
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_METRICS = 1, 4, 5, 7, 8
 _RTAX_CC_ALGO = 16
 _IFF_UP, _IFF_NOARP = 0x1, 0x80
 _SIOCETHTOOL = 0x8946
@@ -87,28 +88,42 @@ class Netlink:
         body = link + _attr(_IFLA_IFNAME, name.encode() + b"\0") + _attr(_IFLA_LINKINFO, info)
         self._ask(_RTM_NEWLINK, _NLM_F_CREATE | _NLM_F_EXCL, body, f"making the veth pair {name}/{peer}")
 
-    def add_address(self, name: str, address: str, prefix: int = 32) -> None:
-        """Give a link an IPv4 address."""
-        raw = socket.inet_aton(address)
-        body = struct.pack("=BBBBI", socket.AF_INET, prefix, 0, 0, _index(name))
-        body += _attr(_IFA_LOCAL, raw) + _attr(_IFA_ADDRESS, raw)
+    def add_address(self, name: str, address: str, prefix: int = 0) -> None:
+        """Give a link an IPv4 or IPv6 address, usable at once; `prefix` bits of it are on the link (0: all)."""
+        body = _address_body(name, address, prefix)
         self._ask(_RTM_NEWADDR, _NLM_F_CREATE | _NLM_F_EXCL, body, f"giving {name} the address {address}")
 
-    def add_route(self, prefix: str, name: str, *, source: str = "", congestion: str = "") -> None:
-        """Send an IPv4 prefix ("0.0.0.0/0" for everything) out of a link.
+    def drop_address(self, name: str, address: str) -> None:
+        """Take an address from a link, and with it the routes that prefer it as their source."""
+        self._ask(_RTM_DELADDR, 0, _address_body(name, address, 0), f"taking the address {address} from {name}")
+
+    def add_route(self, prefix: str, name: str, *, source: str = "", gateway: str = "", congestion: str = "") -> None:
+        """Send an IPv4 or IPv6 prefix ("0.0.0.0/0" or "::/0" for everything) out of a link.
 
         `congestion` makes that algorithm the default of TCP connections over this route. It is how an
         ordinary user's namespace gets cubic where the machine's default is another one: the sysctl
         accepts only algorithms on the machine's list of unrestricted ones, a route accepts any.
         """
-        network, _, length = prefix.partition("/")
-        # scope link (253), protocol static (4), table main (254), type unicast (1)
-        body = struct.pack("=BBBBBBBBI", socket.AF_INET, int(length), 0, 0, 254, 4, 253, 1, 0)
-        body += _attr(_RTA_DST, socket.inet_aton(network)) + _attr(_RTA_OIF, _u32(_index(name)))
-        body += _attr(_RTA_PREFSRC, socket.inet_aton(source)) if source else b""
+        network = ipaddress.ip_network(prefix)
+        family = socket.AF_INET if network.version == 4 else socket.AF_INET6
+        # scope link (253) or, behind a gateway, universe (0); protocol static (4), table main (254), unicast (1)
+        scope = 0 if gateway or family == socket.AF_INET6 else 253
+        body = struct.pack("=BBBBBBBBI", family, network.prefixlen, 0, 0, 254, 4, scope, 1, 0)
+        body += _attr(_RTA_DST, network.network_address.packed) + _attr(_RTA_OIF, _u32(_index(name)))
+        body += _attr(_RTA_GATEWAY, ipaddress.ip_address(gateway).packed) if gateway else b""
+        body += _attr(_RTA_PREFSRC, ipaddress.ip_address(source).packed) if source else b""
         if congestion:
             body += _attr(_RTA_METRICS, _attr(_RTAX_CC_ALGO, congestion.encode() + b"\0"))
         self._ask(_RTM_NEWROUTE, _NLM_F_CREATE | _NLM_F_EXCL, body, f"routing {prefix} over {name}")
+
+
+def _address_body(name: str, address: str, prefix: int) -> bytes:
+    """The message about one address of a link; IPv6 skips duplicate detection, which nobody could answer."""
+    parsed = ipaddress.ip_address(address)
+    family = socket.AF_INET if parsed.version == 4 else socket.AF_INET6
+    flags = 0 if parsed.version == 4 else _IFA_F_NODAD
+    body = struct.pack("=BBBBI", family, prefix or parsed.max_prefixlen, flags, 0, _index(name))
+    return body + _attr(_IFA_LOCAL, parsed.packed) + _attr(_IFA_ADDRESS, parsed.packed)
 
 
 @contextlib.contextmanager

@@ -19,12 +19,15 @@ from lab.classify import PAYLOADS, Direction, Match
 from lab.model import (
     ACTIONS,
     EFFECTS,
+    NATS,
     PATTERNS,
     TCP_OPTIONS,
     UNSUPPORTED_ACTIONS,
     Action,
     CrossTraffic,
+    Family,
     Link,
+    Nat,
     Pattern,
     Rule,
     Scenario,
@@ -183,9 +186,35 @@ def _link(table: _Table) -> Link:
         buffer_ms=table.number("buffer_ms", default.buffer_ms, 1, 10_000),
         loss=table.number("loss", default.loss, 0, 1),
         jitter_ms=table.number("jitter_ms", default.jitter_ms, 0, 10_000),
+        family=_family(table),
+        nat=cast("Nat", table.text("nat", NATS) or default.nat),
+        path_mtu=_path_mtu(table),
+        reorder=table.number("reorder", default.reorder, 0, 1),
+        reorder_ms=table.number("reorder_ms", default.reorder_ms, 0, 10_000),
+        duplicate=table.number("duplicate", default.duplicate, 0, 1),
+        corrupt=table.number("corrupt", default.corrupt, 0, 1),
+        corrupt_payload=table.number("corrupt_payload", default.corrupt_payload, 0, 1),
     )
     table.finish()
+    if link.family == 6 and link.nat != "none":
+        raise table.refuse("nat", "does not go with family 6: the lab translates IPv4 addresses alone")
     return link
+
+
+def _family(table: _Table) -> Family:
+    value = table.get("family")
+    if value is not None and (isinstance(value, bool) or value not in (4, 6)):
+        raise table.refuse("family", f"must be 4 or 6, not {value!r}")
+    return cast("Family", value or 4)
+
+
+def _path_mtu(table: _Table) -> int:
+    """0, or the largest packet that comes through; IPv6 promises 1280 bytes, IPv4 hosts 576 (RFC 8200, 791)."""
+    mtu = table.number("path_mtu", 0, 0, 1500)
+    least = 1280 if table.get("family") == 6 else 576
+    if mtu and (mtu < least or not mtu.is_integer()):
+        raise table.refuse("path_mtu", f"must be 0 (no black hole) or a whole number from {least} to 1500, not {mtu:g}")
+    return int(mtu)
 
 
 def _cross_traffic(table: _Table) -> CrossTraffic:
@@ -257,9 +286,9 @@ def _answer(table: _Table) -> str:
     if value is None or value in {"nxdomain", "refused"}:
         return value or ""
     try:
-        return str(ipaddress.IPv4Address(value))
+        return str(ipaddress.ip_address(value))
     except ValueError as error:
-        raise table.refuse("answer", f"must be nxdomain, refused or an IPv4 address, not {value!r}") from error
+        raise table.refuse("answer", f"must be nxdomain, refused or an IP address, not {value!r}") from error
 
 
 def _hours(table: _Table) -> tuple[float, float] | None:

@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
@@ -35,6 +35,7 @@ from lab.processes import OperatorProcess, void_reason
 FIRST_ASN: Final = 64496  # 64496 to 64511 are for documentation (RFC 5398)
 MAX_OPERATORS: Final = 16
 CONTROL_PORT, DATA_PORT = 8443, 443
+FREE_PLACES: Final = 238  # the address plan's last place; subscribers that move take them from there downwards
 COUNTRY: Final = "ZZ"
 REFLECTOR_START_S: Final = 30.0
 
@@ -95,8 +96,10 @@ class Stage:
         self._seed, self._day_s, self._given = seed, day_s, directory
         self._undo = contextlib.ExitStack()
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._base = ""
+        self._control_port = 0
         self._pin = ""
+        self._ports: list[int] = []
+        self.reflector: subprocess.Popen[bytes] | None = None
         self.operators: list[Operator] = []
         self.reflector_key = ""
 
@@ -114,6 +117,8 @@ class Stage:
                 self._world: network.Network | loopback.Loopback = loopback.Loopback(self._warden)
             else:
                 self._world = network.Network(self._warden, lines(self.driver, self._warden))
+                if self._has_ipv6:
+                    self._world.offer_ipv6()
             self._undo.callback(self._world.close)
             self._undo.callback(lambda: end_processes(self._processes))
             for number, scenario in enumerate(self._scenarios):
@@ -140,6 +145,10 @@ class Stage:
         return [f"{one.name}: {note}" for one in self._scenarios for note in relay.notes(one)]
 
     @property
+    def _has_ipv6(self) -> bool:
+        return any(scenario.link.family == 6 for scenario in self._scenarios)
+
+    @property
     def asn_db(self) -> Path:
         """The table of prefixes for the reflector's --asn-db."""
         return self.directory / "asn.csv"
@@ -163,8 +172,8 @@ class Stage:
             prefix, homes = loopback.operator_prefix(number), [None] * self._count
         else:
             process, homes = self._world.add_operator(scenario, self._count, seed=seed, day_s=self._day_s)
-            prefix = network.operator_prefix(number)
-            addresses = [network.subscriber_address(number, index) for index in range(self._count)]
+            prefix = network.operator_prefix(number, scenario.link)
+            addresses = [network.subscriber_address(number, index, scenario.link) for index in range(self._count)]
         operator = Operator(number, scenario, prefix, process)
         for index, (address, home) in enumerate(zip(addresses, homes, strict=True)):
             state = self.directory / "probes" / f"{number}-{index}"
@@ -184,24 +193,32 @@ class Stage:
         return listener, f"http://{host}:{actual}"
 
     def start_reflector(self, *options: str) -> None:
-        """Start the real reflector on the internet's side; returns when it serves. `options` are added as given."""
+        """Start the real reflector on the internet's side; returns when it serves. `options` are added as given.
+
+        One that was killed can be started again: it has the same keys and addresses as before.
+        """
         if isinstance(self._world, loopback.Loopback):
-            hosts, ports = [loopback.REFLECTOR], loopback.free_ports(2)
+            self._ports = self._ports or loopback.free_ports(2)
+            hosts, ports = [loopback.REFLECTOR], self._ports
         else:
-            hosts, ports = list(network.POOL), [CONTROL_PORT, DATA_PORT]
+            families = dict.fromkeys(scenario.link.family for scenario in self._scenarios)
+            hosts = [host for family in families for host in network.pool(family)] or list(network.POOL)
+            ports = [CONTROL_PORT, DATA_PORT]
         argv = module_command("evenlane.cli", "reflector", *(word for host in hosts for word in ("--host", host)))
         argv += ["--control-port", str(ports[0]), "--data-port", str(ports[1]), "--json"]
         argv += ["--state", str(self.reflector_state), "--asn-db", str(self.asn_db), *options]
         self.reflector_state.mkdir(parents=True, exist_ok=True)
         log = self.reflector_state / "log"
-        with log.open("wb") as errors:
+        with log.open("ab") as errors:
             process = self.start(argv, None, stdout=subprocess.PIPE, stderr=errors)
+        self.reflector = process
         started = _first_line(process)
         if not started:
             raise StageError(f"the reflector did not start: {_tail(log)}")
         answer: dict[str, Any] = json.loads(started)
         self.reflector_key = str(answer.get("key", ""))
-        self._base, self._pin = str(answer["url"]), f"#sha256={answer['pin']}"
+        self._pin = f"#sha256={answer['pin']}"
+        self._control_port = ports[0]
         self.carry(ports)
 
     @property
@@ -211,7 +228,9 @@ class Stage:
 
     def address_for(self, operator: Operator) -> str:
         """The address under which an operator's subscribers reach such a server."""
-        return loopback.operator_address(operator.number) if self.driver == "relay" else network.POOL[0]
+        if self.driver == "relay":
+            return loopback.operator_address(operator.number)
+        return network.pool(operator.scenario.link.family)[0]
 
     def carry(self, ports: Sequence[int]) -> None:
         """Let subscribers reach these TCP ports; only the relay has to be told."""
@@ -220,7 +239,9 @@ class Stage:
 
     def reflector_url(self, operator: Operator) -> str:
         """The reflector as this operator's subscribers reach it."""
-        return self._base.replace(self.server_address, self.address_for(operator)) + self._pin
+        address = self.address_for(operator)
+        host = f"[{address}]" if ":" in address else address
+        return f"https://{host}:{self._control_port}{self._pin}"
 
     def run_probe(self, subscriber: Subscriber, arguments: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         """Start `evenlane probe run ARGUMENTS` at a subscriber's; reflector and state are filled in."""
@@ -245,6 +266,24 @@ class Stage:
             process = self._warden.adopt(subprocess.Popen(argv, **options))
         self._processes.append(process)
         return process
+
+    def internet_sysctl(self, key: str, value: str) -> None:
+        """Write a setting below /proc/sys/net on the reflector's side; the relay has no side of its own."""
+        if not isinstance(self._world, network.Network):
+            raise StageError("the relay driver has no network namespace whose settings could be changed")
+        self._world.internet.sysctl(key, value)
+
+    def move(self, subscriber: Subscriber) -> Subscriber:
+        """The subscriber's line gets another address, as after a reconnection; the old one is gone at once."""
+        if subscriber.home is None or subscriber.operator.scenario.link.nat == "home":
+            raise StageError("only a subscriber whose own namespace ends the line can get another address")
+        link = subscriber.operator.scenario.link
+        address = network.subscriber_address(subscriber.operator.number, FREE_PLACES - subscriber.index, link)
+        subscriber.operator.process.snapshot(move=[[subscriber.index, address]])
+        subscriber.home.drop_address("line", subscriber.address)
+        default = "::/0" if link.family == 6 else "0.0.0.0/0"
+        subscriber.home.configure("line", addresses=[address], routes=[(default, address)])
+        return replace(subscriber, address=address)
 
     def snapshots(self) -> dict[str, dict[str, Any]]:
         """Each operator's counters so far."""

@@ -8,6 +8,7 @@ section 4.
 
 from __future__ import annotations
 
+from lab.model import Family
 from lab.namespaces import Namespace, Warden
 from lab.network import LineEnd
 
@@ -22,7 +23,8 @@ class TunLines:
     def __init__(self, warden: Warden) -> None:
         del warden  # a TUN device needs no namespace for its far end
 
-    def line(self, near: Namespace, device: str) -> LineEnd:
-        """A device in a namespace and the operator's end of it."""
+    def line(self, near: Namespace, device: str, family: Family = 4) -> LineEnd:
+        """A device in a namespace and the operator's end of it; it carries either family."""
+        del family
         descriptor = near.tun(device)
         return LineEnd(descriptor, {"kind": "tun", "fd": descriptor})

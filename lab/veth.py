@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 
+from lab.model import Family
 from lab.namespaces import Namespace, Warden
 from lab.network import LineEnd
 
@@ -25,7 +26,8 @@ class VethLines:
         self._middle = warden.namespace()
         self._numbers = itertools.count()
 
-    def line(self, near: Namespace, device: str) -> LineEnd:
+    def line(self, near: Namespace, device: str, family: Family = 4) -> LineEnd:
         """A veth end in a namespace and the operator's packet socket on the other."""
-        descriptor, mac, far_mac = near.veth(device, self._middle, f"far{next(self._numbers)}")
-        return LineEnd(descriptor, {"kind": "packet", "fd": descriptor, "mac": mac, "far_mac": far_mac})
+        descriptor, mac, far_mac = near.veth(device, self._middle, f"far{next(self._numbers)}", family=family)
+        port = {"kind": "packet", "fd": descriptor, "mac": mac, "far_mac": far_mac, "family": family}
+        return LineEnd(descriptor, port)

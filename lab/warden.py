@@ -29,15 +29,15 @@ from lab.rtnetlink import netlink, offloads_off
 
 _TUNSETIFF = 0x400454CA
 _IFF_TUN_NO_PI = 0x1001
-_ETH_P_IP = 0x0800
+_ETH_P = {4: 0x0800, 6: 0x86DD}
 _PR_SET_DUMPABLE = 4
 _SYSCTLS = (
     ("net/ipv4/tcp_no_metrics_save", ("1",)),  # or a throttled transfer teaches the next one its cwnd
     ("net/ipv4/ip_unprivileged_port_start", ("0",)),
     ("net/ipv4/conf/all/rp_filter", ("0",)),
     ("net/ipv4/conf/default/rp_filter", ("0",)),
-    ("net/ipv6/conf/all/disable_ipv6", ("1",)),
-    ("net/ipv6/conf/default/disable_ipv6", ("1",)),
+    ("net/ipv6/conf/all/disable_ipv6", ("0",)),
+    ("net/ipv6/conf/default/disable_ipv6", ("1",)),  # devices get it with their first IPv6 address
     ("net/ipv4/tcp_congestion_control", ("cubic", "reno")),
 )
 
@@ -104,7 +104,18 @@ class Warden:
             raise
         return {}, [device]
 
-    def veth(self, *, index: int, name: str, far: int, far_name: str, mtu: int, queue: int) -> Answer:
+    def cable(self, *, index: int, name: str, far: int, far_name: str) -> Answer:
+        """A veth pair between two namespaces, with the kernel's own stack on both ends."""
+        self._go(index)
+        with netlink() as link:
+            link.add_veth(name, far_name, self._namespaces[far])
+            link.set_link(name)
+        self._go(far)
+        with netlink() as link:
+            link.set_link(far_name)
+        return {}, []
+
+    def veth(self, *, index: int, name: str, far: int, far_name: str, mtu: int, queue: int, family: int) -> Answer:
         """A veth pair from a namespace to the operator's; the descriptor is a packet socket on his end."""
         self._go(index)
         with netlink() as link:
@@ -118,20 +129,36 @@ class Warden:
         offloads_off(far_name)
         raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 26)
-        raw.bind((far_name, _ETH_P_IP))
+        raw.bind((far_name, _ETH_P[family]))
         return {"mac": near_mac.hex(), "far_mac": _mac(far_name).hex()}, [raw.detach()]
 
     def configure(self, index: int, name: str, addresses: list[str], routes: list[list[str]]) -> Answer:
-        """Addresses for a link and routes over it, each [prefix, source address or ""]."""
+        """Addresses ("A" or "A/BITS") for a link, and routes over it: [prefix, source or "", gateway or ""]."""
         self._go(index)
+        if any(":" in address for address in (*addresses, *(route[0] for route in routes))):
+            _write(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "0")
         with netlink() as link:
             for address in addresses:
-                link.add_address(name, address)
-            for prefix, source in routes:
+                alone, _, prefix = address.partition("/")
+                link.add_address(name, alone, int(prefix or 0))
+            for prefix, source, gateway in routes:
                 try:
-                    link.add_route(prefix, name, source=source, congestion="cubic")
+                    link.add_route(prefix, name, source=source, gateway=gateway, congestion="cubic")
                 except OSError:  # a kernel without cubic; programs record what they got
-                    link.add_route(prefix, name, source=source)
+                    link.add_route(prefix, name, source=source, gateway=gateway)
+        return {}, []
+
+    def drop_address(self, index: int, name: str, address: str) -> Answer:
+        """Take an address from a link."""
+        self._go(index)
+        with netlink() as link:
+            link.drop_address(name, address)
+        return {}, []
+
+    def sysctl(self, index: int, key: str, value: str) -> Answer:
+        """Write a setting below /proc/sys/net of a namespace."""
+        self._go(index)
+        _write(f"/proc/sys/net/{key}", value)
         return {}, []
 
     def socket(self, index: int, family: int, kind: int) -> Answer:
@@ -197,7 +224,10 @@ def serve(channel: socket.socket) -> None:
             warden.namespace,
             warden.tun,
             warden.veth,
+            warden.cable,
             warden.configure,
+            warden.drop_address,
+            warden.sysctl,
             warden.socket,
             warden.watch,
             warden.forget,

@@ -61,7 +61,7 @@ def rule(match: str = 'sni = "*.example.org"', action: str = "block", rest: str 
         (rule(rest="share = 2"), "rule[0].share: must be between 0 and 1"),
         (rule(rest="shar = 1"), "rule[0].shar: unknown key; did you mean share?"),
         (rule(match='proto = "udp"', action="reset"), "rule[0].match.proto: the action reset exists for TCP only"),
-        (rule(action="dns", rest='answer = "x"'), "rule[0].answer: must be nxdomain, refused or an IPv4 address"),
+        (rule(action="dns", rest='answer = "x"'), "rule[0].answer: must be nxdomain, refused or an IP address"),
         (rule(action="strip_option", rest='option = "x"'), "rule[0].option: must be one of"),
     ],
 )
