@@ -93,15 +93,31 @@ class StillRunning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one reflector allows."""
+    """What one reflector allows. These are the defaults of a machine of one's own; see `public`."""
 
     sessions: int = 500
     """Open at once."""
-    sessions_per_prefix: int = 64
-    """Open at once from one /32 (IPv4) or /48 (IPv6): enough for the neighbours behind a carrier's NAT."""
+    sessions_per_prefix: int = 256
+    """Open at once from one /32 (IPv4) or /48 (IPv6): a carrier's NAT puts hundreds of homes behind one address, and
+    none of them may be refused for its neighbours."""
+    openings_per_minute: int = 600
+    """Sessions that one such network may begin: each leaves a receipt to be kept."""
     pairs: int = 512
     segment_s: float = 60.0
     session_bytes: int = 20_000_000_000
     most_pace_mbps: float = 0.0
     """0 means unlimited."""
     idle_timeout_s: float = 30.0
+    capacity_mbps: float = 0.0
+    """What the machine's line carries each way; sessions book slots of it. 0: nothing is booked."""
+    newcomers: float = 0.25
+    """This share of the capacity is only for networks that have no session open: a greedy one finds its end there,
+    while homes behind one carrier's address are not refused as long as the line has room."""
+
+
+PUBLIC_PACE_MBPS: Final = 50.0
+"""Four times the pace of the usual pairs (12 Mbit/s), so that a plan may ask for more."""
+PUBLIC_SESSION_BYTES: Final = 2_000_000_000
+"""Some 150 usual pairs of 13 MB, or ten of 60 s."""
+PUBLIC_CAPACITY_MBPS: Final = 500.0
+"""Half of a line of 1 Gbit/s; one core carries that much paced TLS with ease."""

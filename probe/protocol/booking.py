@@ -1,24 +1,32 @@
 # SPDX-License-Identifier: EUPL-1.2
 """All sessions of one reflector: who may open one, which session a token or a ticket belongs to, what has ended.
 
-Refusals cost a dictionary look-up. Prefixes are opaque strings that live only as long as their sessions.
+Refusals cost a few dictionary look-ups. Prefixes are opaque strings that live little longer than their sessions.
 Not thread-safe: the shell takes a lock. Spec: spec/protocol.md, sections "Control channel" and "Not a weapon".
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from probe.protocol.accounts import RETRY_AFTER_S, Counted, Job, Limits, NoJob, Refusal, refuse
-from probe.protocol.pacing import allowed_pace_mbps
+from probe.protocol.quota import Room, line_mbps
 from probe.protocol.reflector_role import ReceiptEnd, ReflectorSession
 from probe.protocol.session import BIN_MS
 from probe.wire.limits import MAX_PAYLOAD_BYTES
-from probe.wire.messages import DataHello, Endpoint, PairOrder, PairReveal, SessionGrant, SessionRequest
-from probe.wire.records import Carrier, Origin, Receipt, Software
+from probe.wire.messages import (
+    DataHello,
+    Endpoint,
+    PairCommit,
+    PairNonce,
+    PairOrder,
+    PairReveal,
+    SessionGrant,
+    SessionRequest,
+)
+from probe.wire.records import Carrier, Direction, Origin, Receipt, Software, Started
 from probe.wire.scrub import address_path
 
 RECEIPT_KEPT_MS: Final = 600_000
@@ -52,9 +60,10 @@ class Booking:
         self._random = random_bytes
         self._open: dict[str, ReflectorSession] = {}
         self._ended: dict[str, ReflectorSession] = {}
-        self._prefixes: dict[str, str] = {}
+        self._room = Room(limits)
+        self._running: dict[str, Job] = {}  # session -> its data connection: there is one at a time
         self._tickets: dict[str, str] = {}  # ticket -> session, for the open pair of each
-        self._per_prefix: Counter[str] = Counter()
+        self._closed_for: Refusal | None = None
         self._stopping = False
         self.sessions_started = 0
 
@@ -68,6 +77,38 @@ class Booking:
         """How many pairs the open sessions have begun."""
         return sum(session.pairs_started for session in self._open.values())
 
+    @property
+    def booked_mbps(self) -> float:
+        """What the open sessions have booked of the line, headers included."""
+        return self._room.booked_mbps
+
+    def used_mbps(self, direction: Direction) -> float:
+        """What the running data connections may put on the line now; those without a pace count as 0."""
+        jobs = (job for job in self._running.values() if job.direction == direction)
+        return sum(line_mbps(job.pace_mbps, calibrating=False) for job in jobs)
+
+    @property
+    def identity(self) -> Identity:
+        """What grants say from now on."""
+        return self._identity
+
+    def renew(self, *, key_id: str | None = None, data_certificate: str | None = None) -> None:
+        """Sign with another key, or serve another certificate, from the next session on."""
+        now = self._identity
+        self._identity = replace(
+            now, key_id=key_id or now.key_id, data_certificate=data_certificate or now.data_certificate
+        )
+
+    def close_for(self, refusal: Refusal | None) -> None:
+        """Open no more sessions for this reason; None opens them again. Sessions that are open go on."""
+        self._closed_for = refusal
+
+    def refuse_more(self, prefix: str, now_ms: int) -> Refusal | None:
+        """Why nobody from `prefix` may open a session now, before the request is even read."""
+        if self._stopping:
+            return refuse(503, "stopping", "this reflector is shutting down", RETRY_AFTER_S)
+        return self._closed_for or self._room.refuse(prefix, now_ms)
+
     def open(
         self,
         request: SessionRequest,
@@ -78,9 +119,12 @@ class Booking:
         now_ms: int,
     ) -> SessionGrant | Refusal:
         """Open a session for somebody from `prefix`, whose control connection's origin is `origin`."""
-        refusal = self._check_room(prefix) or self._check_request(request)
+        refusal = self.refuse_more(prefix, now_ms) or self._check_request(request)
         if refusal is not None:
             return refusal
+        pace = self._room.offer(request.pace_mbps, prefix)
+        if isinstance(pace, Refusal):
+            return pace
         grant = SessionGrant(
             v=1,
             session=self._random(16).hex(),
@@ -89,7 +133,7 @@ class Booking:
             endpoints=endpoints,
             data_certificate=self._identity.data_certificate,
             pairs=min(request.pairs, self._limits.pairs, pairs_that_fit(request.segment_s)),
-            most_pace_mbps=allowed_pace_mbps(request.pace_mbps, self._limits.most_pace_mbps),
+            most_pace_mbps=pace,
             idle_timeout_s=self._limits.idle_timeout_s,
             clock_ms=now_ms,
             carriers=self._identity.carriers,
@@ -103,8 +147,7 @@ class Booking:
             now_ms=now_ms,
             software=self._identity.software,
         )
-        self._prefixes[grant.session] = prefix
-        self._per_prefix[prefix] += 1
+        self._room.take(grant.session, prefix, pace, now_ms)
         self.sessions_started += 1
         return grant
 
@@ -117,6 +160,15 @@ class Booking:
             return refuse(401, "bad_token", "the request does not carry this session's token")
         found.heard(now_ms)
         return found
+
+    def commit(
+        self, session: ReflectorSession, message: PairCommit, now_ms: int
+    ) -> tuple[PairNonce, Started | None] | Refusal:
+        """Begin a pair of a session. From its first one on there is no calibration, and its slot is smaller."""
+        answer = session.commit(message, now_ms)
+        if not isinstance(answer, Refusal):
+            self._room.calibrated(session.grant.session, session.grant.most_pace_mbps)
+        return answer
 
     def reveal(self, session: ReflectorSession, number: int, message: PairReveal, now_ms: int) -> PairOrder | Refusal:
         """Toss a pair's coin; its tickets are good from here. A wrong nonce ends the session."""
@@ -142,10 +194,15 @@ class Booking:
         session = self._open.get(hello.ticket if is_calibration else self._tickets.get(hello.ticket, ""))
         if session is None:
             return NoJob(reason="unknown_ticket")
-        return session.opened(hello, name, origin, now_ms, carrier=carrier, flight=flight)
+        job = session.opened(hello, name, origin, now_ms, carrier=carrier, flight=flight)
+        if isinstance(job, Job):
+            self._running[job.session] = job
+        return job
 
     def ended(self, job: Job, counted: Counted, now_ms: int) -> None:
         """A data connection that had a job is over."""
+        if self._running.get(job.session) is job:
+            del self._running[job.session]
         session = self._open.get(job.session)
         if session is not None and job.ticket:
             session.ended(job.ticket, counted, now_ms)
@@ -163,10 +220,8 @@ class Booking:
         self._ended[key] = session
         for ticket in session.tickets:
             self._tickets.pop(ticket, None)
-        prefix = self._prefixes.pop(key)
-        self._per_prefix[prefix] -= 1
-        if not self._per_prefix[prefix]:
-            del self._per_prefix[prefix]
+        self._running.pop(key, None)
+        self._room.give_back(key)
 
     def tick(self, now_ms: int) -> list[ReflectorSession]:
         """End the sessions that fell silent and forget receipts nobody will ask for; call about once a second."""
@@ -177,6 +232,7 @@ class Booking:
             is_old = session.receipt is not None and now_ms - session.receipt.ended_ms > RECEIPT_KEPT_MS
             if is_old or len(self._ended) > _MOST_KEPT:
                 del self._ended[key]
+        self._room.tick(now_ms)
         return silent
 
     def stop(self, now_ms: int) -> list[ReflectorSession]:
@@ -186,15 +242,6 @@ class Booking:
         for session in sessions:
             self.end(session, "stopped", now_ms)
         return sessions
-
-    def _check_room(self, prefix: str) -> Refusal | None:
-        if self._stopping:
-            return refuse(503, "stopping", "this reflector is shutting down", RETRY_AFTER_S)
-        if len(self._open) >= self._limits.sessions:
-            return refuse(503, "busy", "all sessions of this reflector are taken", RETRY_AFTER_S)
-        if self._per_prefix[prefix] >= self._limits.sessions_per_prefix:
-            return refuse(429, "quota", "too many sessions are open from this network", RETRY_AFTER_S)
-        return None
 
     def _check_request(self, request: SessionRequest) -> Refusal | None:
         if request.segment_s > self._limits.segment_s:

@@ -106,7 +106,7 @@ def _in_session(
         booking.end(session, "closed", now_ms)
         return Answer(status=200, body=b"", session=session, ended=session, wants_receipt=True)
     if match["verb"] is None:
-        return _commit(session, decode_message(PairCommit, body), now_ms)
+        return _commit(booking, session, decode_message(PairCommit, body), now_ms)
     number = int(match["pair"])
     if match["verb"] == "reveal":
         result: Any = booking.reveal(session, number, decode_message(PairReveal, body), now_ms)
@@ -126,6 +126,9 @@ def _refuse_method(request: ControlRequest) -> Answer | None:
 
 
 def _open(booking: Booking, request: ControlRequest, now_ms: int) -> Answer:
+    refusal = booking.refuse_more(request.prefix, now_ms)
+    if refusal is not None:
+        return refusal_answer(refusal)  # its body is not even parsed
     grant = booking.open(
         decode_message(SessionRequest, request.body),
         prefix=request.prefix,
@@ -138,8 +141,8 @@ def _open(booking: Booking, request: ControlRequest, now_ms: int) -> Answer:
     return Answer(status=201, body=encode_message(grant))
 
 
-def _commit(session: ReflectorSession, message: PairCommit, now_ms: int) -> Answer:
-    result = session.commit(message, now_ms)
+def _commit(booking: Booking, session: ReflectorSession, message: PairCommit, now_ms: int) -> Answer:
+    result = booking.commit(session, message, now_ms)
     if isinstance(result, Refusal):
         return refusal_answer(result)
     nonce, started = result
