@@ -69,6 +69,8 @@ class CellView:
     case: str | None
     """Identifier of the cell's case, where there is or was one."""
     updated_ms: int
+    log10_e_without_one: float | None = None
+    """The strength without the strongest network, which cases are opened on; None where it is withheld or unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,8 @@ class EvidencePoint:
     log10_e: float
     state: State
     slowdown: Interval | None
+    log10_e_without_one: float | None = None
+    """The strength without the strongest network; None in hours that an older version wrote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,6 +154,7 @@ def cell_view(
         reasons=reasons_of(found, listed=listed, ended=ended),
         case=case,
         updated_ms=now_ms,
+        log10_e_without_one=log10(found.strength.without_one),
     )
 
 
@@ -205,6 +206,7 @@ def evidence_point(found: Assessment, bucket_ms: int, *, listed: bool) -> Eviden
         log10_e=log10(found.strength.whole),
         state="corroborated" if listed else found.base,
         slowdown=slowdown(found),
+        log10_e_without_one=log10(found.strength.without_one),
     )
 
 

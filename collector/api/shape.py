@@ -52,6 +52,7 @@ def cell_row(cell: CellView) -> dict[str, Any]:
         "reasons": list(cell.reasons),
         "case": cell.case,
         "updated_ms": cell.updated_ms,
+        "log10_e_without_one": cell.log10_e_without_one,
     }
 
 
@@ -116,7 +117,7 @@ _EMPTY_CELL: Final = (
     " slowdown_estimate slowdown_low slowdown_high app_mbps_estimate app_mbps_low app_mbps_high"
     " neutral_mbps_estimate neutral_mbps_low neutral_mbps_high pairs lost_pairs placebo_pairs failed_app"
     " failed_neutral probes prevalence_slowed prevalence_clear prevalence_undecided detectable_rate_mbps"
-    " detectable_burst_kb reasons case updated_ms"
+    " detectable_burst_kb reasons case updated_ms log10_e_without_one"
 )
 CELL_COLUMNS: Final = tuple(_EMPTY_CELL.split())
 CASE_COLUMNS: Final = (
