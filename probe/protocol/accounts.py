@@ -49,6 +49,17 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Awaited:
+    """What the data plane may know of a ticket before the hello that shows it was read."""
+
+    carrier: Carrier
+    is_waiting: bool
+    """False where the ticket was used, or its pair is over."""
+    flight_bytes: int = 0
+    """How long the announced first flight is; 0 where the carrier announces none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NoJob:
     """A data connection that gets a reset and no byte; `reason` is for the metrics."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from probe.protocol.accounts import RETRY_AFTER_S, Counted, Job, Limits, NoJob, Refusal, refuse
+from probe.protocol.accounts import RETRY_AFTER_S, Awaited, Counted, Job, Limits, NoJob, Refusal, refuse
 from probe.protocol.quota import Room, line_mbps
 from probe.protocol.reflector_role import ReceiptEnd, ReflectorSession
 from probe.protocol.session import BIN_MS
@@ -178,6 +178,11 @@ class Booking:
         else:
             self._settle(session)
         return answer
+
+    def awaited(self, ticket: str) -> Awaited | None:
+        """What a ticket is good for; None where no open session gave it out. Costs two dictionary look-ups."""
+        session = self._open.get(self._tickets.get(ticket, ""))
+        return None if session is None else session.awaited(ticket)
 
     def opened(
         self,

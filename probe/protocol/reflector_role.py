@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Literal
 
 from probe.protocol import coin, pacing
-from probe.protocol.accounts import Counted, Job, Limits, NoJob, Refusal, StillRunning, refuse
+from probe.protocol.accounts import Awaited, Counted, Job, Limits, NoJob, Refusal, StillRunning, refuse
 from probe.protocol.reflector_pair import NAMED_CARRIERS, ReflectorPair, Slot, receipt_pair, seen_name
 from probe.protocol.session import MOST_CALIBRATION_S, MOST_CALIBRATIONS, TICKET_WINDOW_S, outcome_of
 from probe.wire.messages import (
@@ -196,6 +196,18 @@ class ReflectorSession:
         return tuple(pair.result.outcome if pair.result else "unfinished" for pair in self._pairs)
 
     # -- data connections ---------------------------------------------------------------------------------------
+
+    def awaited(self, ticket: str) -> Awaited | None:
+        """What a ticket of the open pair is good for, before anything is done with it."""
+        pair = self._pairs[-1] if self._pairs else None
+        slot = next((slot for slot in pair.slots if slot.ticket == ticket), None) if pair else None
+        if pair is None or slot is None:
+            return None
+        return Awaited(
+            carrier=pair.commit.carrier,
+            is_waiting=slot.state == "waiting" and not pair.is_over,
+            flight_bytes=slot.bytes.flight_bytes if slot.bytes else 0,
+        )
 
     def opened(
         self,

@@ -2,13 +2,14 @@
 """Reads a ClientHello before TLS does, to select the first application protocol that the client offers.
 
 Python's ssl selects by the server's preference; profiles offer different lists, and both arms of a pair must get
-what they put first. Bytes are peeked at, never taken. RFC 8446, sections 4.1.2 and 5.1; RFC 7301; RFC 6066.
+what they put first. It also finds the ticket of a browser-shaped hello that no TLS will ever answer
+(spec/carriers.md, "hello"). Bytes are peeked at, never taken. RFC 8446, sections 4.1.2 and 5.1; RFC 7301; RFC 6066.
 Spec: spec/protocol.md, section "Data connection".
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 LONGEST: Final = 16 * 1024
@@ -29,6 +30,10 @@ class ClientHello:
 
     server_name: bytes | None
     protocols: tuple[bytes, ...]
+    session_id: bytes = field(default=b"", compare=False)
+    """The legacy session id: the carrier `hello` shows its ticket there."""
+    size: int = field(default=0, compare=False)
+    """Bytes of the stream that it takes, record headers included."""
 
 
 class _Reader:
@@ -82,7 +87,7 @@ def peek(data: bytes) -> ClientHello | int:
             whole = 4 + int.from_bytes(message[1:4], "big")
             _wanted(whole)
             if len(message) >= whole:
-                return _read(message[4:whole])
+                return _read(message[4:whole], at)
 
 
 def _wanted(count: int) -> int:
@@ -91,10 +96,10 @@ def _wanted(count: int) -> int:
     return count
 
 
-def _read(body: bytes) -> ClientHello:
+def _read(body: bytes, size: int) -> ClientHello:
     reader = _Reader(body)
     reader.take(2 + 32)  # legacy version, random
-    reader.vector(1)  # legacy session id
+    session_id = reader.vector(1).rest()
     reader.vector(2)  # cipher suites
     reader.vector(1)  # compression methods
     name: bytes | None = None
@@ -106,7 +111,7 @@ def _read(body: bytes) -> ClientHello:
             name = _server_name(content)
         elif kind == _ALPN:
             protocols = _protocols(content)
-    return ClientHello(server_name=name, protocols=protocols)
+    return ClientHello(server_name=name, protocols=protocols, session_id=session_id, size=size)
 
 
 def _server_name(content: _Reader) -> bytes | None:
