@@ -233,8 +233,8 @@ def page() -> str:
     parts = [
         "# Examples, byte by byte\n\nWritten by `tests/contract/spec_examples.py` from one session of one pair that "
         "both roles played in virtual time, with everything random drawn from fixed seeds; a test compares. The seeds "
-        "of the keys are SHA-256 of `example: probe` and `example: reflector`. `sh spec/verify-envelope.sh FILE` checks "
-        "the envelopes without evenlane.\n",
+        "of the keys are SHA-256 of `example: probe` and `example: reflector`. `sh spec/verify-envelope.sh FILE` "
+        "checks the envelopes without evenlane.\n",
         control(talk),
         the_coin(talk),
         the_hello(talk),
