@@ -146,7 +146,7 @@ def run_one(scenario: Scenario, plan: Plan, driver: DriverName) -> Outcome:
     with Stage([scenario], driver=driver, subscribers=plan.probes, day_s=hour * 3600) as stage:
         stage.start_reflector()
         outs = _measure(stage, plan, apps)
-        cells = _verdict(outs + stage.records)
+        cells = verdict(outs + stage.records)
         void = stage.void_reason()
         notes = stage.notes
     return Outcome(
@@ -217,7 +217,7 @@ def _last(logs: Sequence[Path]) -> str:
     return lines[-1] if lines else "none"
 
 
-def _verdict(files: Sequence[Path]) -> list[dict[str, Any]]:
+def verdict(files: Sequence[Path]) -> list[dict[str, Any]]:
     """The cells as the product's own command judges them from the files."""
     argv = module_command("evenlane.cli", "analysis", "verdict", "--json", *(str(file) for file in files))
     judged = subprocess.run(argv, env=module_environment(), capture_output=True, check=False)
