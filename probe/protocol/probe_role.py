@@ -30,6 +30,7 @@ from probe.protocol.steps import (
 from probe.wire.codec import WireError
 from probe.wire.envelope import Envelope, from_line, open_record
 from probe.wire.failure import Failure
+from probe.wire.limits import MAX_TIME_MS, MIN_TIME_MS
 from probe.wire.messages import (
     PairNonce,
     PairOrder,
@@ -57,6 +58,15 @@ M = TypeVar("M")
 _Phase = Literal[
     "opening", "unplanned", "between", "committing", "revealing", "segment", "guard", "finishing", "closing", "finished"
 ]
+
+
+def _correction_ms(offset_ms: int | None, *times_ms: int) -> int:
+    """What to add to this probe's times to tell them by the reflector's clock; 0 where that gives no possible time.
+
+    A router starts in 1970, and some clock somewhere is a day ahead: such a record would be refused, its pairs lost.
+    """
+    shift = offset_ms or 0
+    return shift if all(MIN_TIME_MS <= time + shift <= MAX_TIME_MS for time in times_ms) else 0
 
 
 class _Misbehaved(Exception):
@@ -241,6 +251,7 @@ class ProbeSession:
         """The record to sign. Raises ValueError where the session was never granted or is not over."""
         if self.grant is None or self.started_ms is None or self.ended_ms is None:
             raise ValueError("there is a measurement only once a granted session is finished")
+        ahead_ms = _correction_ms(self.clock_offset_ms, self.started_ms, self.ended_ms)
         return Measurement(
             type="measurement",
             v=1,
@@ -249,8 +260,8 @@ class ProbeSession:
             sequence=sequence,
             reflector=self.grant.reflector,
             nettest=self._request.nettest,
-            started_ms=self.started_ms,
-            ended_ms=self.ended_ms,
+            started_ms=self.started_ms + ahead_ms,
+            ended_ms=self.ended_ms + ahead_ms,
             environment=replace(environment, clock_offset_ms=self.clock_offset_ms),
             pairs=self.measured,
             software=software,

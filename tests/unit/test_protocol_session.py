@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from probe.protocol import probe_role
 from probe.protocol.accounts import Counted, Limits, NoJob
 from probe.protocol.memory import MemoryReflector, VirtualClock, drive, even_transfer, send
 from probe.protocol.probe_role import RETRY_WAITS_MS, ProbeSession
@@ -23,7 +24,7 @@ from probe.protocol.steps import (
     Wait,
 )
 from probe.wire.codec import from_dict, to_dict
-from probe.wire.envelope import open_record
+from probe.wire.envelope import open_record, seal
 from probe.wire.messages import PairNonce, SessionGrant, SessionRequest
 from probe.wire.rate import rate_mbps
 from probe.wire.records import Environment, Measurement, Origin, Receipt, Started
@@ -409,6 +410,31 @@ def test_clock_offset_is_the_reflectors_clock_minus_ours() -> None:
     body = send(opening, there).body
     here.answered(201, body, NOW + 100)
     assert here.clock_offset_ms == 4950
+
+
+@pytest.mark.parametrize("wrong_ms", [-NOW, -86_400_000, 0, 40 * 86_400_000])
+def test_a_wrong_clock_loses_no_measurement(wrong_ms: int) -> None:
+    """The record is told by the reflector's clock, so that no collector refuses it as too old or from the future."""
+    there, here = reflector(), probe()
+    while not isinstance(step := here.next(there.clock.now_ms + wrong_ms), Finished):
+        if isinstance(step, AwaitPlan):
+            here.plan([PAIR])
+        elif isinstance(step, RunSegment):
+            here.segment_ended(by_name(8, 8)(step, there), there.clock.now_ms + wrong_ms)
+        elif isinstance(step, Guard):
+            here.guard_ended(20, there.clock.now_ms + wrong_ms)
+        elif isinstance(step, Send):
+            answer = send(step, there)
+            here.answered(answer.status, answer.body, there.clock.now_ms + wrong_ms)
+    record = here.measurement(record_id="1e" * 16, sequence=0, environment=Environment())
+    assert NOW <= record.started_ms <= record.ended_ms <= there.clock.now_ms
+    assert record.environment.clock_offset_ms == -wrong_ms
+    assert open_record(seal(record, PROBE)) == record
+
+
+def test_a_reflector_with_an_absurd_clock_changes_nothing() -> None:
+    assert probe_role._correction_ms(-NOW, NOW, NOW + 1000) == 0
+    assert probe_role._correction_ms(None, NOW) == 0
 
 
 def test_refusals_end_the_session_with_a_sentence() -> None:
