@@ -34,10 +34,11 @@ from probe.wire.codec import WireError
 from probe.wire.envelope import to_line
 from probe.wire.limits import MAX_MESSAGE_BYTES
 from probe.wire.messages import Problem
-from probe.wire.records import Origin
+from probe.wire.records import Direction, Origin
 
 MOST_CONNECTIONS: Final = 2000
-MOST_CONNECTIONS_PER_PREFIX: Final = 200
+MOST_CONNECTIONS_PER_PREFIX: Final = 512
+"""Twice the sessions that one network may have open: a probe may come back before its old connection is gone."""
 HANDSHAKE_S: Final = 5.0
 FIRST_REQUEST_S: Final = 10.0
 """So long after TLS a connection may take until its first whole request head."""
@@ -46,6 +47,7 @@ KEEPALIVE_S: Final = 150.0
 """Longer than two of the longest segments."""
 _WAIT_FOR_DATA_S: Final = 1.0
 _POLL_S: Final = 0.01
+_DIRECTIONS: Final[tuple[Direction, ...]] = ("down", "up")
 _NAME: Final = {"Server": "evenlane"}
 """Instead of the versions that aiohttp would tell everybody."""
 _HEADERS: Final = {**_NAME, "Content-Type": "application/json", "Cache-Control": "no-store"}
@@ -220,6 +222,9 @@ class Control:
         with parts.lock:
             parts.metrics.sessions_open.set(parts.booking.sessions_open)
             parts.metrics.pairs_open.set(parts.booking.pairs_open)
+            parts.metrics.booked.set(parts.booking.booked_mbps)
+            for direction in _DIRECTIONS:
+                parts.metrics.used.labels(direction=direction).set(parts.booking.used_mbps(direction))
 
     def _control_request(self, request: web.BaseRequest, body: bytes) -> ControlRequest:
         transport = request.transport

@@ -26,8 +26,8 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"evenlane_reflector_{name}", text, labels, registry=self.registry)
 
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"evenlane_reflector_{name}", text, registry=self.registry)
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"evenlane_reflector_{name}", text, labels, registry=self.registry)
 
         self.sessions_started = counter("sessions_started", "Sessions granted.")
         self.sessions_ended = counter("sessions_ended", "Sessions that have a receipt, by how they ended.", "end")
@@ -42,9 +42,13 @@ class Metrics:
         self.data_open = gauge("data_connections_open", "Data connections open.")
         self.data_bytes = counter("data_bytes", "Bytes counted in segments and calibrations.", "direction")
         self.saturated = counter("segments_saturated", "Segments during which this reflector was short of CPU.")
+        self.capacity = gauge("capacity_mbps", "What the line is said to carry each way; 0 is not booked.")
+        self.booked = gauge("booked_mbps", "What open sessions have booked of it, headers included.")
+        self.used = gauge("used_mbps", "What running data connections may send or receive now.", "direction")
         self.delivered = counter("delivered", "Records handed to the collector, by its answer.", "status")
         self.delivery_retries = counter("delivery_retries", "Uploads that did not succeed.")
         self.delivery_backlog = gauge("delivery_backlog_bytes", "Journal bytes not delivered yet.")
+        self.journal_bytes = gauge("journal_bytes", "Size of all journals, those put aside too.")
         self.write_errors = counter("write_errors", "Journal lines that could not be written.")
 
     def text(self) -> bytes:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: EUPL-1.2
 """The addresses that pairs are spread over, as one particular probe can reach them.
 
-Spec: spec/protocol.md, section "One pair", step 2; `Endpoint` in probe/wire/messages.py.
+Spec: spec/protocol.md, section "Pool"; `Endpoint` in probe/wire/messages.py.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from probe.wire.messages import Endpoint
 
@@ -24,18 +25,26 @@ class Pool:
     def seen_from(self, *, host_header: str, local_address: str) -> tuple[Endpoint, ...]:
         """The endpoints for a probe that asked `host_header` and arrived at `local_address`.
 
-        Where it came another way than straight to one of our hosts (a relay, a forwarded port, a name, a
-        wildcard), our addresses may mean nothing to it: one endpoint, at the host that it knows.
+        Of the family in which it came, because only this one is known to reach it. Where it came another way than
+        straight to one of our hosts (a relay, a forwarded port, a wildcard), our addresses may mean nothing to it: one
+        endpoint, at the host that it knows.
         """
         asked_host, asked_port = split_host(host_header)
-        came_straight = (
-            _plain(asked_host) in self._plain_hosts
-            and _plain(local_address) in self._plain_hosts
-            and asked_port == self.control_port
-        )
-        if not came_straight:
+        arrived = _plain(local_address)
+        if asked_port != self.control_port or not self._is_straight(_plain(asked_host), arrived):
             return (Endpoint(host=None, port=self.data_port),)
-        return tuple(Endpoint(host=None if is_wildcard(host) else host, port=self.data_port) for host in self.hosts)
+        family = family_of(arrived)
+        same = [host for host in self.hosts if family_of(host) in {family, None}]
+        return tuple(Endpoint(host=None if is_wildcard(host) else host, port=self.data_port) for host in same)
+
+    def _is_straight(self, asked: str, arrived: str) -> bool:
+        """Whether nothing stands between: it dialled one of our addresses, or a name for an address of the internet.
+
+        A name for a private address may be that of a router or a cloud in front of us, which translates.
+        """
+        if arrived not in self._plain_hosts:
+            return False
+        return asked == arrived or (family_of(asked) is None and ipaddress.ip_address(arrived).is_global)
 
     @property
     def _plain_hosts(self) -> set[str]:
@@ -57,6 +66,14 @@ def is_wildcard(host: str) -> bool:
         return ipaddress.ip_address(host).is_unspecified
     except ValueError:
         return False
+
+
+def family_of(host: str) -> Literal[4, 6] | None:
+    """The family of an address; None for a name."""
+    try:
+        return 4 if ipaddress.ip_address(host.partition("%")[0]).version == 4 else 6
+    except ValueError:
+        return None
 
 
 def _plain(host: str) -> str:

@@ -7,72 +7,51 @@ Spec: spec/protocol.md.
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import platform
 import secrets
 import signal
-import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Final
 
-from probe.protocol.accounts import Limits
+from probe.protocol.accounts import RETRY_AFTER_S, Refusal, refuse
 from probe.protocol.booking import Booking, Identity
+from probe.reflector.config import (
+    Announcement,
+    Config,
+    Opened,
+    ReflectorError,
+    allow_files,
+    announce_line,
+    default_limits,
+    open_state,
+    read_tables,
+)
 from probe.reflector.control import Control, ControlParts
-from probe.reflector.data import Contexts, DataLimits, DataPlane, open_listener
+from probe.reflector.data import DataPlane
 from probe.reflector.delivery import Delivery
-from probe.reflector.keys import Certificate, NetworkKey, load_or_make_certificate
+from probe.reflector.keys import Certificate
+from probe.reflector.listen import CannotListen, listen
+from probe.reflector.logs import LOG
 from probe.reflector.metrics import Metrics
-from probe.reflector.origin import Address, Origins, Table, TableError, read_table
+from probe.reflector.origin import Address, Origins
 from probe.reflector.pool import Pool, url_host
 from probe.reflector.receipts import Receipts
+from probe.reflector.renewal import Renewal
 from probe.reflector.witness import Witness
 from probe.wire.records import Origin, Software
-from probe.wire.signing import load_or_create
 
-CONTROL_PORT: Final = 8443
-DATA_PORT: Final = 8444
+__all__ = ["Announcement", "Config", "Reflector", "ReflectorError", "announce_line", "default_limits"]
+
 _SWITCH_S: Final = 0.0005
 """How long one thread may keep the interpreter: pings must not wait 5 ms for the data thread."""
-_FREE_PORT_TRIES: Final = 20
+_HOUSEKEEPING_S: Final = 1.0
 _LAST_DELIVERY_S: Final = 3.0
 """What is not delivered in this time at the end is delivered after the next start."""
-
-
-class ReflectorError(Exception):
-    """The reflector cannot start; the message is one sentence that says what to do."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """What an operator of a reflector decides."""
-
-    hosts: tuple[str, ...] = ("127.0.0.1",)
-    control_port: int = CONTROL_PORT
-    """0 picks a free one."""
-    data_port: int = DATA_PORT
-    state: Path
-    asn_tables: tuple[Path, ...] = ()
-    collector: str | None = None
-    limits: Limits = field(default_factory=Limits)
-    data_limits: DataLimits = field(default_factory=DataLimits)
-    version: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Announcement:
-    """What somebody must know to use this reflector."""
-
-    url: str
-    pin: str
-    key: str
-    control_port: int
-    data_port: int
 
 
 class Reflector:
@@ -84,7 +63,9 @@ class Reflector:
         self._data: DataPlane | None = None
         self._control: Control | None = None
         self._delivery: Delivery | None = None
-        self._delivering: asyncio.Task[None] | None = None
+        self._renewal: Renewal | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._was_full = False
         self._receipts: Receipts | None = None
         self._booking: Booking | None = None
         self._witness: Witness | None = None
@@ -95,31 +76,25 @@ class Reflector:
     async def start(self) -> Announcement:
         """Serve. Raises ReflectorError where that is not possible."""
         config = self._config
-        state = self._prepare_state(config.state)
-        try:
-            signer = load_or_create(state / "key")
-            control_certificate = load_or_make_certificate(state / "control.pem", "reflector.invalid")
-            data_certificate = load_or_make_certificate(state / "data.pem", "data.invalid")
-            network_key = NetworkKey(state / "network.key")
-            self._receipts = Receipts(state, signer)
-        except ValueError as error:
-            raise ReflectorError(str(error)) from None
-        except OSError as error:
-            raise ReflectorError(f"{error.filename or state} cannot be used ({error.strerror})") from None
-        origins = Origins(_read_tables(config.asn_tables))
+        opened = open_state(self._prepare_state(config.state))
+        self._receipts = opened.receipts
+        origins = Origins(read_tables(config.asn_tables))
 
         def origin_of(address: Address, told: str | None) -> Origin:
-            return origins.find(address, network_key.of(self._metrics.now_ms()), told)
+            return origins.find(address, opened.network_key.of(self._metrics.now_ms()), told)
 
-        control_listeners, data_listeners = _listen(config)
+        try:
+            control_listeners, data_listeners = listen(config.hosts, config.control_port, config.data_port)
+        except CannotListen as error:
+            raise ReflectorError(str(error)) from None
         pool = Pool(config.hosts, control_listeners[0].getsockname()[1], data_listeners[0].getsockname()[1])
-        self._booking = Booking(
-            identity=Identity(
-                key_id=signer.key_id, data_certificate=data_certificate.digest, software=_software(config.version)
-            ),
-            limits=config.limits,
-            random_bytes=secrets.token_bytes,
+        identity = Identity(
+            key_id=opened.signer.key_id,
+            data_certificate=opened.data_certificate.digest,
+            software=_software(config.version),
         )
+        self._booking = Booking(identity=identity, limits=config.limits, random_bytes=secrets.token_bytes)
+        self._metrics.capacity.set(config.limits.capacity_mbps)
         self._witness = Witness(self._receipts, self._metrics)
         loop = asyncio.get_running_loop()
 
@@ -128,7 +103,7 @@ class Reflector:
 
         self._data = DataPlane(
             listeners=data_listeners,
-            contexts=Contexts(data_certificate.path),
+            contexts=opened.contexts,
             booking=self._booking,
             lock=self._booking_lock,
             origin_of=origin_of,
@@ -136,6 +111,7 @@ class Reflector:
             on_death=died,
             limits=config.data_limits,
         )
+        health = {"version": config.version, "key": opened.signer.key_id}
         self._control = Control(
             ControlParts(
                 booking=self._booking,
@@ -145,28 +121,82 @@ class Reflector:
                 pool=pool,
                 metrics=self._metrics,
                 origin_of=origin_of,
-                health={"version": config.version, "key": signer.key_id},
+                health=health,
             )
+        )
+        context = _control_context(opened.control_certificate)
+        self._renewal = Renewal(
+            state=config.state,
+            booking=self._booking,
+            lock=self._booking_lock,
+            receipts=self._receipts,
+            contexts=opened.contexts,
+            control_context=context,
+            health=health,
         )
         sys.setswitchinterval(_SWITCH_S)
         self._data.start()
-        await self._control.start(control_listeners, _control_context(control_certificate))
-        if config.collector:
-            self._delivery = Delivery(
-                collector=config.collector,
-                state=state,
-                journals=(self._receipts.started, self._receipts.receipts),
-                metrics=self._metrics,
-                network_key=network_key,
-            )
-            self._delivering = asyncio.create_task(self._delivery.run())
+        await self._control.start(control_listeners, context)
+        self._begin_tasks(opened)
         return Announcement(
             url=f"https://{url_host(config.hosts)}:{pool.control_port}",
-            pin=control_certificate.digest,
-            key=signer.key_id,
+            pin=opened.control_certificate.digest,
+            key=opened.signer.key_id,
             control_port=pool.control_port,
             data_port=pool.data_port,
         )
+
+    def _begin_tasks(self, opened: Opened) -> None:
+        self._tasks.append(asyncio.create_task(self._keep_house()))
+        if not self._config.collector:
+            return
+        self._delivery = Delivery(
+            collector=self._config.collector,
+            state=self._config.state,
+            journals=opened.receipts.journals,
+            metrics=self._metrics,
+            network_key=opened.network_key,
+            aside_bytes=self._config.aside_bytes,
+        )
+        self._tasks.append(asyncio.create_task(self._delivery.run()))
+
+    def reload(self) -> None:
+        """Read keys and certificates again. Sessions that are open keep theirs."""
+        if self._renewal is not None:
+            self._renewal.reload(self._metrics.now_ms())
+
+    async def _keep_house(self) -> None:
+        """Once a second: flush the journals, change certificates, and see whether there is room for more records."""
+        receipts, booking, renewal = self._receipts, self._booking, self._renewal
+        if receipts is None or booking is None or renewal is None:
+            raise AssertionError("started in order")
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_S)
+            try:
+                await asyncio.to_thread(receipts.sync)
+                refusal = renewal.tick(self._metrics.now_ms()) or self._full(receipts.bytes_kept)
+            except OSError as error:
+                self._metrics.write_errors.inc()
+                LOG.error("what is under --state cannot be written (%s); repair the disk", error.strerror)
+                refusal = refuse(503, "busy", "this reflector cannot write its records", RETRY_AFTER_S)
+            with self._booking_lock:
+                booking.close_for(refusal)
+
+    def _full(self, kept: int) -> Refusal | None:
+        """No session is opened whose records could not be kept; those that are kept wait for their collector."""
+        self._metrics.journal_bytes.set(kept)
+        most = self._config.journal_bytes
+        if not most or kept < most:
+            self._was_full = False
+            return None
+        if not self._was_full:
+            self._was_full = True
+            LOG.error(
+                "%d MB of records are kept: no more sessions. Make the collector reachable (--collector), move the "
+                "journals away while the reflector is stopped, or raise --journal-mb",
+                kept // 1_000_000,
+            )
+        return refuse(503, "busy", "this reflector has no room for more records", RETRY_AFTER_S)
 
     async def stop(self) -> None:
         """End open sessions with a receipt and stop serving. Safe to call after a failed start."""
@@ -178,9 +208,11 @@ class Reflector:
             await self._control.stop()
         if self._data is not None:
             await asyncio.to_thread(self._data.stop)
-        if self._delivery is not None and self._delivering is not None:
-            self._delivering.cancel()
-            await asyncio.wait([self._delivering])
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._delivery is not None:
             await self._delivery.flush(_LAST_DELIVERY_S)
         if self._receipts is not None:
             self._receipts.close()
@@ -188,11 +220,16 @@ class Reflector:
             self._lock_file.close()
 
     async def run(self, announce: Callable[[Announcement], None]) -> None:
-        """Serve until SIGINT or SIGTERM. Raises ReflectorError, also where the data port died of a defect."""
+        """Serve until SIGINT or SIGTERM; SIGHUP reads keys and certificates again.
+
+        Raises ReflectorError, also where the data port died of a defect.
+        """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        allow_files()
         try:
             announce(await self.start())
             waiting = [asyncio.create_task(stop.wait()), asyncio.create_task(self._died.wait())]
@@ -219,58 +256,6 @@ class Reflector:
         return state
 
 
-def _read_tables(paths: Sequence[Path]) -> list[Table]:
-    try:
-        return [read_table(path) for path in paths]
-    except TableError as error:
-        raise ReflectorError(str(error)) from None
-    except OSError as error:
-        raise ReflectorError(f"the table {error.filename} cannot be read ({error.strerror}): see --asn-db") from None
-
-
-def _listen(config: Config) -> tuple[list[socket.socket], list[socket.socket]]:
-    opened: list[socket.socket] = []
-    try:
-        control = _listen_on_all(config.hosts, config.control_port, opened)
-        data = _listen_on_all(config.hosts, config.data_port, opened)
-    except ReflectorError:
-        for listener in opened:
-            listener.close()
-        raise
-    return control, data
-
-
-def _listen_on_all(hosts: Sequence[str], port: int, opened: list[socket.socket]) -> list[socket.socket]:
-    """One listener a host, all on one port; a free one is looked for until every host has it."""
-    tries = _FREE_PORT_TRIES if port == 0 and len(hosts) > 1 else 1
-    while True:
-        tries -= 1
-        listeners: list[socket.socket] = []
-        host = ""
-        try:
-            for host in hosts:
-                taken = listeners[0].getsockname()[1] if listeners else port
-                listeners.append(open_listener(host, taken))
-        except OSError as error:
-            for listener in listeners:
-                listener.close()
-            if tries > 0:
-                continue
-            raise ReflectorError(_why_not_listening(host, port, error)) from None
-        opened += listeners
-        return listeners
-
-
-def _why_not_listening(host: str, port: int, error: OSError) -> str:
-    if isinstance(error, socket.gaierror):
-        return f"--host {host} is not an address of this machine"
-    if isinstance(error, PermissionError):
-        return f"port {port} needs more rights than this user has; choose one above 1023"
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} of {host} is taken; choose another with --control-port or --data-port"
-    return f"cannot listen on port {port} of {host} ({error.strerror})"
-
-
 def _control_context(certificate: Certificate) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -286,8 +271,3 @@ def _software(version: str) -> Software:
         tls=ssl.OPENSSL_VERSION[:64],
         kernel=platform.release()[:64],
     )
-
-
-def announce_line(found: Announcement) -> str:
-    """The one line that a reflector prints when it is ready."""
-    return f"{found.url}#sha256={found.pin}"

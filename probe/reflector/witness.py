@@ -29,7 +29,7 @@ class Witness:
     def begin(self, session: ReflectorSession, started: Started) -> bool:
         """Write a started pair. False: it could not be written, and its nonce must not leave."""
         try:
-            self._receipts.write_started(started)
+            self._receipts.write_started(started, session.grant.reflector)
         except OSError as error:
             self._complain(error)
             return False
@@ -43,7 +43,7 @@ class Witness:
         if known is not None or session.receipt is None:
             return known
         try:
-            envelope = self._receipts.write_receipt(session.receipt)
+            envelope = self._receipts.write_receipt(session.receipt, session.grant.reflector)
         except OSError as error:
             self._complain(error)
             if session not in self._unwritten:

@@ -22,11 +22,10 @@ from probe.reflector import account, clienthello, tcpinfo
 from probe.reflector.account import Account
 from probe.reflector.clienthello import ClientHello, NoClientHello, peek
 from probe.reflector.keys import load_or_make_certificate
+from probe.reflector.listen import why_not_listening
 from probe.reflector.logs import ScrubbingFormatter
 from probe.reflector.pool import Pool, split_host, url_host
 from probe.reflector.receipts import Journal
-from probe.reflector.server import _why_not_listening
-from probe.wire.messages import Endpoint
 
 # -- ClientHello --------------------------------------------------------------------------------------------------
 
@@ -252,13 +251,37 @@ def test_host_headers(header: str, found: tuple[str, int]) -> None:
 
 
 def test_pool_as_seen_from() -> None:
-    pool = Pool(("192.0.2.1", "2001:db8::1", "0.0.0.0"), 8443, 8444)
-    far = (Endpoint(host=None, port=8444),)
-    straight = pool.seen_from(host_header="[2001:DB8:0::1]:8443", local_address="::ffff:192.0.2.1")
-    assert [endpoint.host for endpoint in straight] == ["192.0.2.1", "2001:db8::1", None]
-    assert pool.seen_from(host_header="192.0.2.9:8443", local_address="192.0.2.1") == far
-    assert pool.seen_from(host_header="192.0.2.1:8443", local_address="10.0.0.1") == far
-    assert pool.seen_from(host_header="192.0.2.1:443", local_address="192.0.2.1") == far
+    pool = Pool(("192.0.2.1", "2001:db8::1", "192.0.2.2", "0.0.0.0", "2001:db8::2"), 8443, 8444)
+
+    def hosts(header: str, arrived: str) -> list[str | None]:
+        found = pool.seen_from(host_header=header, local_address=arrived)
+        assert {endpoint.port for endpoint in found} == {8444}
+        return [endpoint.host for endpoint in found]
+
+    assert hosts("192.0.2.1:8443", "192.0.2.1") == ["192.0.2.1", "192.0.2.2", None]
+    assert hosts("192.0.2.1:8443", "::ffff:192.0.2.1") == ["192.0.2.1", "192.0.2.2", None]
+    assert hosts("[2001:DB8:0::1]:8443", "2001:db8::1") == ["2001:db8::1", "2001:db8::2"]
+    for header, arrived in (
+        ("192.0.2.9:8443", "192.0.2.1"),  # another address: something in front of us translates
+        ("192.0.2.2:8443", "192.0.2.1"),
+        ("192.0.2.1:8443", "10.0.0.1"),
+        ("192.0.2.1:443", "192.0.2.1"),
+        ("reflector.example:8443", "192.0.2.1"),  # a name for an address that is not the internet's
+    ):
+        assert hosts(header, arrived) == [None]
+
+
+def test_a_name_for_an_address_of_the_internet_gets_the_pool() -> None:
+    pool = Pool(("9.9.9.9", "149.112.112.112", "2620:fe::fe"), 443, 8444)
+    found = pool.seen_from(host_header="reflector.example", local_address="9.9.9.9")
+    assert [endpoint.host for endpoint in found] == ["9.9.9.9", "149.112.112.112"]
+    found = pool.seen_from(host_header="reflector.example", local_address="2620:fe::fe")
+    assert [endpoint.host for endpoint in found] == ["2620:fe::fe"]
+    private = Pool(("10.0.0.5",), 443, 8444)
+    assert private.seen_from(host_header="reflector.example", local_address="10.0.0.5")[0].host is None
+
+
+def test_urls() -> None:
     assert [url_host([h]) for h in ("0.0.0.0", "::", "::1", "a.example")] == [
         "127.0.0.1",
         "[::1]",
@@ -282,10 +305,10 @@ def test_logs_have_no_address() -> None:
 
 
 def test_listening_errors_say_what_to_do() -> None:
-    assert "above 1023" in _why_not_listening("h", 443, PermissionError(errno.EACCES, "x"))
-    assert "taken" in _why_not_listening("h", 443, OSError(errno.EADDRINUSE, "x"))
-    assert "not an address" in _why_not_listening("h", 443, socket.gaierror(1, "x"))
-    assert "odd" in _why_not_listening("h", 443, OSError(errno.EINVAL, "odd"))
+    assert "above 1023" in why_not_listening("h", 443, PermissionError(errno.EACCES, "x"))
+    assert "taken" in why_not_listening("h", 443, OSError(errno.EADDRINUSE, "x"))
+    assert "not an address" in why_not_listening("h", 443, socket.gaierror(1, "x"))
+    assert "odd" in why_not_listening("h", 443, OSError(errno.EINVAL, "odd"))
 
 
 def test_certificates_are_equal_in_size_kept_and_private(tmp_path: Path) -> None:
