@@ -12,11 +12,13 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from probe.environment import household_counter, line_of, observe
 from probe.netio.control import ControlChannel, ControlFailed, Url
 from probe.netio.dial import Dialer
+from probe.netio.stream import HelloMaker
 from probe.netio.transfer import Transfers
 from probe.nettests.base import Progress
 from probe.protocol.probe_role import ProbeSession
@@ -82,7 +84,7 @@ class Shell:
             self.last_error = str(error)
             session.next(self._clock.ms())
             session.control_failed(error.failure, self._clock.ms())
-        self._advance(session, {})
+        self._advance(session, {}, {})
         return session
 
     def calibrate(
@@ -95,14 +97,20 @@ class Shell:
         self._control.guard(GUARD_LIMIT_MS)
         return reached
 
-    def drive(self, session: ProbeSession, *, alpn: Mapping[str, tuple[str, ...]]) -> None:
+    def drive(
+        self,
+        session: ProbeSession,
+        *,
+        alpn: Mapping[str, tuple[str, ...]],
+        shapes: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Carry out the plan. Ctrl-C gives up at once; the receipt is still asked for."""
         try:
-            self._advance(session, alpn)
+            self._advance(session, alpn, shapes)
         except KeyboardInterrupt:
             self._control.close()  # an answer may be half read
             session.abandon("out_of_time")
-            self._advance(session, alpn)
+            self._advance(session, alpn, shapes)
 
     @property
     def _moving(self) -> Transfers:
@@ -119,7 +127,7 @@ class Shell:
             counter = household_counter(self.environment.position, line)
         self._transfers = Transfers(self._dialer, self._control.host, counter)
 
-    def _advance(self, session: ProbeSession, alpn: Mapping[str, tuple[str, ...]]) -> None:
+    def _advance(self, session: ProbeSession, alpn: Mapping[str, tuple[str, ...]], shapes: Mapping[str, str]) -> None:
         of = session.pairs_left + len(session.results)
         while True:
             step = session.next(self._clock.ms())
@@ -127,7 +135,9 @@ class Shell:
                 self._send(session, step)
             elif isinstance(step, RunSegment):
                 self.paces[step.pair] = step.pace_mbps
-                session.segment_ended(self._moving.run_segment(step, alpn[step.app]), self._clock.ms())
+                offered = alpn.get(step.app, ())
+                facts = self._moving.run_segment(step, offered, _hello_maker(shapes.get(step.app), offered))
+                session.segment_ended(facts, self._clock.ms())
             elif isinstance(step, Guard):
                 session.guard_ended(self._control.guard(step.limit_ms), self._clock.ms())
             elif isinstance(step, Wait):
@@ -154,6 +164,15 @@ class Shell:
             self._on_progress(_progress(session, results[-1], self._segment_s, of))
             if session.is_between_pairs and self._should_stop():
                 session.stop()
+
+
+def _hello_maker(shape: str | None, alpn: tuple[str, ...]) -> HelloMaker | None:
+    """What makes the ClientHellos of an app whose profile names a browser."""
+    if shape is None:
+        return None
+    from probe.profiles.browser import client_hello  # noqa: PLC0415 (only where a browser is imitated: memory)
+
+    return lambda name, session_id: client_hello(shape, name, alpn=alpn, session_id=session_id, random_bytes=os.urandom)
 
 
 def _progress(session: ProbeSession, result: PairResult, segment_s: float, of: int) -> Progress:

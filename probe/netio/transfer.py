@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: EUPL-1.2
-"""One timed transfer: connect, TLS, hello, bytes one way until the reset.
+"""One timed transfer: connect, TLS or what the carrier has instead, hello, bytes one way until the reset.
 
 The loops do constant work per TLS record and none per byte. Everything that goes wrong becomes a fact of the
-segment. Nothing here knows which arm it serves. Spec: spec/protocol.md, section "Data connection".
+segment. Nothing here knows which arm it serves. Spec: spec/protocol.md, section "Data connection"; spec/carriers.md.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from probe.netio.dial import (
@@ -25,9 +27,12 @@ from probe.netio.dial import (
     tcp_info,
     was_reset,
 )
+from probe.netio.stream import HelloMaker, greetings, records, shake, take_answer
+from probe.protocol import sealed
 from probe.protocol.session import UP_GRACE_S
 from probe.protocol.steps import Calibrate, RunSegment, SegmentFacts
 from probe.wire.failure import Failure, classify
+from probe.wire.records import Carrier
 
 _BUFFER_BYTES: Final = 64 * 1024
 _WRITE_BYTES: Final = 16 * 1024
@@ -44,6 +49,9 @@ _CPU_NOTICED_S: Final = 0.1
 Counter = Callable[[], int | None]
 """Bytes that passed the household's line so far; None where this device cannot see them."""
 
+Handshake = Callable[[socket.socket], socket.socket]
+"""Takes a connected socket over and gives back what to use from there. Raises OSError, WrongCertificate."""
+
 
 @dataclass(slots=True)
 class _Moved:
@@ -54,7 +62,7 @@ class _Moved:
 
 @dataclass(slots=True)
 class _Opened:
-    sock: ssl.SSLSocket | None = None
+    sock: socket.socket | None = None
     failure: Failure | None = None
     connect_ms: float | None = None
     tls_ms: float | None = None
@@ -81,11 +89,17 @@ class Transfers:
         self._control_host = control_host
         self._counter = counter
         self._view = memoryview(bytearray(os.urandom(_BUFFER_BYTES)))
+        self._records: memoryview | None = None
 
-    def run_segment(self, step: RunSegment, alpn: Sequence[str]) -> SegmentFacts:
-        """Carry out one segment. Network failures are facts, never exceptions."""
+    def run_segment(
+        self, step: RunSegment, alpn: Sequence[str], client_hello: HelloMaker | None = None
+    ) -> SegmentFacts:
+        """Carry out one segment. Network failures are facts, never exceptions.
+
+        `client_hello` is for the carrier `hello`, which cannot do without.
+        """
         passed, cpu, wall = self._count(), time.process_time(), time.monotonic()
-        opened = self._open(step, alpn)
+        opened = self._open(step, self._handshake(step, alpn, client_hello))
         moved, hello_sent, options, info = _Moved(failure=opened.failure), False, None, None
         if opened.sock is not None:
             options = prepare_sender(opened.sock, step.pace_mbps) if step.direction == "up" else None
@@ -110,7 +124,7 @@ class Transfers:
 
     def calibrate(self, step: Calibrate, alpn: Sequence[str]) -> float | None:
         """Mbit/s that a short neutral transfer reached in its second half; None where it failed."""
-        sock = self._open(step, alpn).sock
+        sock = self._open(step, self._tls(step, alpn)).sock
         if sock is None:
             return None
         options = prepare_sender(sock, step.most_mbps) if step.direction == "up" else None
@@ -132,21 +146,43 @@ class Transfers:
         after = self._count()
         return None if before is None or after is None else max(0, after - before - own) // 1000
 
-    def _open(self, step: RunSegment | Calibrate, alpn: Sequence[str]) -> _Opened:
+    def _handshake(self, step: RunSegment, alpn: Sequence[str], client_hello: HelloMaker | None) -> Handshake | None:
+        """What comes between TCP and the hello: the one place where the carriers over TCP part. None is nothing."""
+        if step.carrier == "stream":
+            return None
+        if step.carrier != "hello":
+            return self._tls(step, alpn)
+        if client_hello is None:
+            raise ValueError("the carrier hello needs somebody who makes a ClientHello")
+        session_id = sealed.session_id(step.ticket, os.urandom)
+        # Made before the connection: a browser's key takes a slow processor some milliseconds.
+        first = client_hello(step.name, session_id)
+        return partial(shake, client_hello=first, session_id=session_id, timeout_s=step.tls_timeout_s)
+
+    def _tls(self, step: RunSegment | Calibrate, alpn: Sequence[str]) -> Handshake:
+        return partial(
+            self._dialer.open_tls,
+            name=step.name,
+            alpn=alpn,
+            certificate=step.certificate,
+            timeout_s=step.tls_timeout_s,
+        )
+
+    def _open(self, step: RunSegment | Calibrate, handshake: Handshake | None) -> _Opened:
         opened = _Opened()
         start = time.monotonic()
         host = step.endpoint.host or self._control_host
         try:
-            plain = self._dialer.connect(host, step.endpoint.port, step.connect_timeout_s)
+            opened.sock = plain = self._dialer.connect(host, step.endpoint.port, step.connect_timeout_s)
         except OSError as error:
             opened.failure = classify(error, during="connect")
             return opened
         opened.connect_ms = _ms_since(start)
-        start = time.monotonic()
+        if handshake is None:
+            return opened
+        start, opened.sock = time.monotonic(), None
         try:
-            opened.sock = self._dialer.open_tls(
-                plain, step.name, alpn=alpn, certificate=step.certificate, timeout_s=step.tls_timeout_s
-            )
+            opened.sock = handshake(plain)
         except WrongCertificate:
             opened.failure = "tls_wrong_certificate"
         except OSError as error:
@@ -155,22 +191,37 @@ class Transfers:
             opened.tls_ms = _ms_since(start)
         return opened
 
-    def _move(self, sock: ssl.SSLSocket, step: RunSegment, *, sleep_mbps: float) -> tuple[_Moved, bool]:
+    def _move(self, sock: socket.socket, step: RunSegment, *, sleep_mbps: float) -> tuple[_Moved, bool]:
         moved = _Moved()
+        said = False
         start = time.monotonic()
+        limit = start + step.transfer_timeout_s
         try:
             sock.settimeout(step.transfer_timeout_s)
-            sock.sendall(step.hello(local_address(sock)))
-        except OSError as error:
+            for greeting in greetings(step, step.hello(local_address(sock))):
+                sock.sendall(greeting)
+            said = True
+            take_answer(sock, step, limit)
+        except (OSError, EOFError) as error:
             moved.failure = classify(error, during="transfer")
-            return moved, False
+            moved.seconds = time.monotonic() - start if said else 0.0
+            return moved, said
         if step.direction == "down":
-            _receive(sock, self._view, moved, _Clock(start, step.segment_s, start + step.transfer_timeout_s))
+            _receive(sock, self._view, moved, _Clock(start, step.segment_s, limit))
         else:
-            clock = _Clock(start, step.segment_s, start + step.segment_s + UP_GRACE_S)
-            _send(sock, self._view, moved, clock, sleep_mbps)
+            begun = time.monotonic()  # after the answer, where there is one to wait for
+            clock = _Clock(begun, step.segment_s, begun + step.segment_s + UP_GRACE_S)
+            _send(sock, self._noise(step.carrier), moved, clock, sleep_mbps)
         moved.seconds = time.monotonic() - start
         return moved, True
+
+    def _noise(self, carrier: Carrier) -> memoryview:
+        """What is sent over and over."""
+        if carrier != "hello":
+            return self._view
+        if self._records is None:
+            self._records = memoryview(records())
+        return self._records
 
 
 def _sleep_pace(options: SenderOptions | None, pace_mbps: float) -> float:
@@ -182,7 +233,7 @@ def _ms_since(start: float) -> float:
     return round((time.monotonic() - start) * 1000, 3)
 
 
-def _receive(sock: ssl.SSLSocket, view: memoryview, moved: _Moved, clock: _Clock) -> None:
+def _receive(sock: socket.socket, view: memoryview, moved: _Moved, clock: _Clock) -> None:
     """Read until the peer ends it, or until its clock is surely over and the line silent, or until the limit."""
     sock.setblocking(False)
     poller = select.poll()
@@ -193,7 +244,7 @@ def _receive(sock: ssl.SSLSocket, view: memoryview, moved: _Moved, clock: _Clock
     while last < limit:
         try:
             got = recv_into(view)
-        except ssl.SSLWantReadError:
+        except (ssl.SSLWantReadError, BlockingIOError):
             until = limit
             if first is not None:
                 # The reflector's clock started before its first byte came here.
@@ -215,21 +266,23 @@ def _receive(sock: ssl.SSLSocket, view: memoryview, moved: _Moved, clock: _Clock
     moved.failure = None if moved.bytes else "stalled"
 
 
-def _send(sock: ssl.SSLSocket, view: memoryview, moved: _Moved, clock: _Clock, sleep_mbps: float) -> None:
+def _send(sock: socket.socket, noise: memoryview, moved: _Moved, clock: _Clock, sleep_mbps: float) -> None:
     """Write until the peer's reset or the limit. Paces by sleeping where the kernel does not (`sleep_mbps` > 0)."""
     sock.setblocking(False)
     poller = select.poll()
     poller.register(sock, select.POLLOUT)
     send, monotonic = sock.send, time.monotonic
-    record = view[:_WRITE_BYTES]
+    at = 0
     bytes_per_s = sleep_mbps * 1e6 / 8
     while (now := monotonic()) < clock.limit:
         if bytes_per_s and (ahead := moved.bytes - (now - clock.start) * bytes_per_s) > 0:
             time.sleep(min(0.01, ahead / bytes_per_s))
             continue
         try:
-            moved.bytes += send(record)
-        except ssl.SSLWantWriteError:
+            sent = send(noise[at : at + _WRITE_BYTES])
+            moved.bytes += sent
+            at = (at + sent) % len(noise)
+        except (ssl.SSLWantWriteError, BlockingIOError):
             poller.poll((clock.limit - now) * 1000 + 1)
         except OSError as error:
             moved.failure = _ending(sock, error, clock)
@@ -237,7 +290,7 @@ def _send(sock: ssl.SSLSocket, view: memoryview, moved: _Moved, clock: _Clock, s
     moved.failure = None if moved.bytes else "stalled"
 
 
-def _ending(sock: ssl.SSLSocket, error: Exception, clock: _Clock) -> Failure | None:
+def _ending(sock: socket.socket, error: Exception, clock: _Clock) -> Failure | None:
     """An end at the segment's own time or later is its normal one, in whatever form the reset reached us."""
     if time.monotonic() >= clock.over:
         return None
@@ -245,7 +298,7 @@ def _ending(sock: ssl.SSLSocket, error: Exception, clock: _Clock) -> Failure | N
     return "connection_reset" if failure == "end_of_stream" and was_reset(sock) else failure
 
 
-def _calibrate_down(sock: ssl.SSLSocket, view: memoryview, step: Calibrate) -> float | None:
+def _calibrate_down(sock: socket.socket, view: memoryview, step: Calibrate) -> float | None:
     """Rate over what comes in the second half of the time between first byte and end."""
     start = last = time.monotonic()
     sock.settimeout(step.transfer_timeout_s)
@@ -265,7 +318,7 @@ def _calibrate_down(sock: ssl.SSLSocket, view: memoryview, step: Calibrate) -> f
     return counted * 8 / (last - since) / 1e6
 
 
-def _calibrate_up(sock: ssl.SSLSocket, view: memoryview, duration_s: float, sleep_mbps: float) -> float | None:
+def _calibrate_up(sock: socket.socket, view: memoryview, duration_s: float, sleep_mbps: float) -> float | None:
     """Rate at which the peer acknowledged in the second half; what the kernel took where it tells no more."""
     first, second = _Moved(), _Moved()
     start = time.monotonic()

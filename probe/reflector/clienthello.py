@@ -14,6 +14,7 @@ from typing import Final
 
 LONGEST: Final = 16 * 1024
 """No ClientHello of any known client comes near."""
+RECORD_HEADER_BYTES: Final = 5
 _HANDSHAKE: Final = 0x16
 _CLIENT_HELLO: Final = 1
 _SERVER_NAME: Final = 0

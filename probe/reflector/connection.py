@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: EUPL-1.2
-"""One data connection, from the peeked ClientHello to the reset, on a socket that never blocks.
+"""One data connection, from its first byte to the reset, on a socket that never blocks.
 
-No byte of payload leaves before TLS is complete and a valid hello was read. Everything here happens the same way
-for every name. Spec: spec/protocol.md, section "Data connection".
+No byte of payload leaves before `opening` read a valid hello and the booking gave a job for it. Everything here
+happens the same way for every name and every first byte. Spec: spec/protocol.md, section "Data connection".
 """
 
 from __future__ import annotations
@@ -12,35 +12,29 @@ import ssl
 from typing import Final, Literal, Protocol
 
 from probe.netio.dial import NOTSENT_BYTES, prepare_sender, reset
-from probe.protocol.accounts import Counted, Job, NoJob
-from probe.protocol.session import BIN_MS, HELLO_WAIT_S, decode_hello
-from probe.reflector import clienthello, tcpinfo
+from probe.protocol.accounts import Awaited, Counted, Job, NoJob
+from probe.protocol.session import BIN_MS, HELLO_WAIT_S
+from probe.reflector import tcpinfo
 from probe.reflector.account import Account
+from probe.reflector.opening import Ending, Greeting, NotOpened, Opening, recognise
 from probe.reflector.origin import Address
-from probe.wire.codec import WireError
-from probe.wire.messages import DATA_HELLO_BYTES, DataHello
-from probe.wire.records import SegmentEnd
+from probe.wire.records import Carrier, SegmentEnd
 
-RECORD_BYTES: Final = 16 * 1024
-"""One TLS record: the largest piece that ssl takes at a time."""
-_TURN_RECORDS: Final = 16
-"""Most records in one turn, so that a fast connection does not starve forty-nine others."""
+PIECE_BYTES: Final = 16 * 1024
+"""What is sent or read at a time: the content of one TLS record."""
+_TURN_PIECES: Final = 16
+"""Most pieces in one turn, so that a fast connection does not starve forty-nine others."""
 _READ: Final = 1
 _WRITE: Final = 2
-Ending = Literal["no_tls", "bad_hello", "refused", "too_slow", "gone", "done", "broken", "stopped"]
-
-
-class NamedSocket(ssl.SSLSocket):
-    """Remembers the server name of its ClientHello."""
-
-    name_seen: str | None = None
 
 
 class Host(Protocol):
     """What a connection needs of the loop it runs in."""
 
-    payload: memoryview
-    """Random bytes to send from."""
+    def payload_of(self, carrier: Carrier) -> tuple[memoryview, int]:
+        """What to send over and over, and where to begin in it."""
+        ...
+
     scratch: memoryview
     """Where received bytes go and are forgotten."""
 
@@ -56,7 +50,11 @@ class Host(Protocol):
         """Call `connection.tick` at this time, instead of an earlier wish."""
         ...
 
-    def opened(self, hello: DataHello, name: str | None, address: Address) -> Job | NoJob:
+    def awaited(self, ticket: str) -> Awaited | None:
+        """Ask the booking what a ticket is good for."""
+        ...
+
+    def opened(self, greeting: Greeting, address: Address) -> Job | NoJob:
         """Ask the booking."""
         ...
 
@@ -89,17 +87,19 @@ class Connection:
         """The descriptor stays the same when TLS is put on top."""
         self.address = address
         self._sock = sock
+        self._opening: Opening | None = None
         self.is_young = True
         """No valid hello yet."""
         self.job: Job | None = None
         self.wake_at = 0.0
         self._host = host
         self._deadline = now + HELLO_WAIT_S
-        self._step: Literal["peek", "handshake", "hello", "sending", "receiving", "closed"] = "peek"
-        self._hello = b""
+        self._step: Literal["opening", "sending", "receiving", "closed"] = "opening"
         self._account: Account | None = None
         self._ends = 0.0
         self._bins = 0
+        self._answer = memoryview(b"")
+        self._payload = memoryview(b"")
         self._offset = 0
         self._user_pace = 0.0
         self._has_payload = False
@@ -112,16 +112,16 @@ class Connection:
     def ready(self, events: int, now: float) -> None:
         """The socket can be read (1) or written (2)."""
         try:
-            if self._step == "peek":
-                self._peek(now)
-            elif self._step == "handshake":
-                self._handshake(now)
-            elif self._step == "hello":
-                self._read_hello(now)
+            if self._step == "opening":
+                self._open(now)
             elif self._step == "sending":
                 self._exchange(events, now)
             elif self._step == "receiving":
                 self._receive(now)
+        except NotOpened as found:
+            self._close(found.how)
+        except BlockingIOError:
+            self._host.watch(self, _READ | _WRITE if self._is_writing else _READ)
         except ssl.SSLWantReadError:
             self._host.watch(self, _READ)
         except ssl.SSLWantWriteError:
@@ -154,50 +154,14 @@ class Connection:
 
     # -- before the hello ---------------------------------------------------------------------------------------
 
-    def _peek(self, now: float) -> None:
-        data = self._sock.recv(clienthello.LONGEST + 5, socket.MSG_PEEK)
-        if not data:
-            self._close("gone")
-            return
-        try:
-            found = clienthello.peek(data)
-        except clienthello.NoClientHello:
-            self._close("no_tls")
-            return
-        if isinstance(found, int):
-            # Sleep until so much is there: what was only peeked at would wake the loop for ever.
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, found)
-            return
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        if found.server_name is not None and not found.server_name.isascii():
-            self._close("no_tls")
-            return
-        context = self._host.context_for(found.protocols)
-        self._sock = context.wrap_socket(
-            self._sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
-        )
-        self._step = "handshake"
-        self._handshake(now)
-
-    def _handshake(self, now: float) -> None:
-        self._tls.do_handshake()
-        self._host.watch(self, _READ)
-        self._step = "hello"
-        self._read_hello(now)
-
-    def _read_hello(self, now: float) -> None:
-        while len(self._hello) < DATA_HELLO_BYTES:
-            piece = self._tls.recv(DATA_HELLO_BYTES - len(self._hello))
-            if not piece:
-                self._close("gone")
+    def _open(self, now: float) -> None:
+        if self._opening is None:
+            self._opening = recognise(self._sock, self._host)
+            if self._opening is None:
                 return
-            self._hello += piece
-        try:
-            hello = decode_hello(self._hello)
-        except WireError:
-            self._close("bad_hello")
-            return
-        job = self._host.opened(hello, self._tls.name_seen, self.address)
+            self._sock = self._opening.sock
+        greeting = self._opening.advance()
+        job = self._host.opened(greeting, self.address)
         if isinstance(job, NoJob):
             self._close("refused")
             return
@@ -205,13 +169,22 @@ class Connection:
         self._host.grown_up(self)
         self._begin(job, now)
 
+    @property
+    def _is_writing(self) -> bool:
+        """Whether the plain socket that would have blocked was written to, not read from."""
+        if self._step == "opening":
+            return self._opening is not None and self._opening.is_writing
+        return self._step == "sending" or bool(self._answer)
+
     # -- the segment --------------------------------------------------------------------------------------------
 
     def _begin(self, job: Job, now: float) -> None:
         self._effort = self._host.effort()
+        self._answer = memoryview(job.answer)
         if job.direction == "down":
             options = prepare_sender(self._sock, job.pace_mbps)
             self._user_pace = job.pace_mbps * 1e6 / 8 if job.pace_mbps and not options.paced else 0.0
+            self._payload, self._offset = self._host.payload_of(job.carrier)
             self._start_clock(now, None, congestion=options.congestion, paced=options.paced)
             self._step = "sending"
             self._host.watch(self, _READ | _WRITE)
@@ -219,7 +192,9 @@ class Connection:
         else:
             # What the kernel received beyond the hello is payload already.
             info = tcpinfo.read(self._sock)
-            ahead = tcpinfo.unread_bytes(self._sock) + self._tls.pending()
+            ahead = tcpinfo.unread_bytes(self._sock) + (
+                self._sock.pending() if isinstance(self._sock, ssl.SSLSocket) else 0
+            )
             self._start_clock(now, info.bytes_received - ahead if info else None)
             self._step = "receiving"
             self._host.watch(self, _READ)
@@ -253,27 +228,33 @@ class Connection:
             self._send(now)
 
     def _send(self, now: float) -> None:
-        account, payload = self._counting, self._host.payload
-        for _ in range(_TURN_RECORDS):
+        account, payload = self._counting, self._payload
+        self._send_answer()
+        for _ in range(_TURN_PIECES):
             if self._user_pace and account.app_bytes > (now - account.started) * self._user_pace + NOTSENT_BYTES:
                 self._host.watch(self, _READ)  # the next bin's tick goes on; 64 kB last about that long
                 return
-            piece = payload[self._offset : self._offset + RECORD_BYTES]
-            sent = self._tls.send(piece)
+            piece = payload[self._offset : self._offset + PIECE_BYTES]
+            sent = self._sock.send(piece)
             account.app_bytes += sent
-            self._offset = (self._offset + sent) % (len(payload) - RECORD_BYTES)
+            self._offset = (self._offset + sent) % len(payload)
+
+    def _send_answer(self) -> None:
+        while self._answer:
+            self._answer = self._answer[self._sock.send(self._answer) :]
 
     def _drain(self, now: float) -> None:
         """A sender's peer says nothing; what it says anyway is thrown away, and its end is noticed."""
         try:
-            if not self._tls.recv_into(self._host.scratch):
+            if not self._sock.recv_into(self._host.scratch):
                 self._finish("aborted", "broken", now)
-        except ssl.SSLWantReadError:
+        except (ssl.SSLWantReadError, BlockingIOError):
             pass
 
     def _receive(self, now: float) -> None:
-        for _ in range(_TURN_RECORDS):
-            got = self._tls.recv_into(self._host.scratch)
+        self._send_answer()
+        for _ in range(_TURN_PIECES):
+            got = self._sock.recv_into(self._host.scratch)
             if not got:
                 self._finish("aborted", "broken", now)
                 return
@@ -317,12 +298,6 @@ class Connection:
         self._step = "closed"
         self._host.closed(self, how)
         reset(self._sock)
-
-    @property
-    def _tls(self) -> NamedSocket:
-        if not isinstance(self._sock, NamedSocket):
-            raise AssertionError("no TLS yet")
-        return self._sock
 
     @property
     def _counting(self) -> Account:

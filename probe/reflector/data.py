@@ -24,15 +24,17 @@ from pathlib import Path
 from typing import Final
 
 from probe.netio.dial import prepare_sender, reset
-from probe.protocol.accounts import Counted, Job, NoJob
+from probe.protocol import sealed
+from probe.protocol.accounts import Awaited, Counted, Job, NoJob
 from probe.protocol.booking import Booking
-from probe.reflector.connection import RECORD_BYTES, Connection, Ending, NamedSocket
+from probe.reflector.connection import PIECE_BYTES, Connection
 from probe.reflector.metrics import Metrics
+from probe.reflector.opening import Ending, Greeting, NamedSocket
 from probe.reflector.origin import Address, parse_address, prefix_of
-from probe.wire.messages import DataHello
-from probe.wire.records import Origin
+from probe.wire.records import Carrier, Origin
 
-PAYLOAD_BYTES: Final = 1024 * 1024
+_PIECES: Final = 64
+"""So many pieces, or records, are sent over and over: about 1 MB."""
 _MOST_CONTEXTS: Final = 64
 _PATIENCE_S: Final = 0.05
 """A timer this late is not called late: a sender's 64 kB last as long at 10 Mbit/s."""
@@ -104,8 +106,9 @@ class DataPlane:
         on_death: Callable[[], None],
         limits: DataLimits | None = None,
     ) -> None:
-        self.payload = memoryview(secrets.token_bytes(PAYLOAD_BYTES))
-        self.scratch = memoryview(bytearray(RECORD_BYTES))
+        self._noise = memoryview(secrets.token_bytes(_PIECES * PIECE_BYTES))
+        self._records = memoryview(sealed.framed(secrets.token_bytes(_PIECES * sealed.RECORD_BODY_BYTES)))
+        self.scratch = memoryview(bytearray(PIECE_BYTES))
         self._contexts = contexts
         self._booking = booking
         self._lock = lock
@@ -181,11 +184,25 @@ class DataPlane:
         connection.wake_at = at
         heapq.heappush(self._timers, (at, next(self._order), connection))
 
-    def opened(self, hello: DataHello, name: str | None, address: Address) -> Job | NoJob:
+    def payload_of(self, carrier: Carrier) -> tuple[memoryview, int]:
+        """What to send over and over, and where to begin: anywhere, so that no two connections begin alike."""
+        if carrier == "hello":
+            return self._records, secrets.randbelow(_PIECES) * sealed.RECORD_BYTES
+        return self._noise, secrets.randbelow(_PIECES) * PIECE_BYTES
+
+    def awaited(self, ticket: str) -> Awaited | None:
+        """Ask the booking what a ticket is good for."""
+        with self._lock:
+            return self._booking.awaited(ticket)
+
+    def opened(self, greeting: Greeting, address: Address) -> Job | NoJob:
         """Ask the booking."""
+        hello = greeting.hello
         origin = self._origin_of(address, hello.address)
         with self._lock:
-            return self._booking.opened(hello, name, origin, self.unix_ms())
+            return self._booking.opened(
+                hello, greeting.name, origin, self.unix_ms(), carrier=greeting.carrier, flight=greeting.flight
+            )
 
     def ended(self, job: Job, counted: Counted) -> None:
         """Tell the booking."""
