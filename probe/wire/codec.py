@@ -14,6 +14,7 @@ import math
 import re
 import types
 import typing
+from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
@@ -89,7 +90,8 @@ def loads(data: bytes, *, longest: int = MAX_PAYLOAD_BYTES) -> Any:
         decoded = data.decode("utf-8")
     except UnicodeDecodeError:
         raise WireError("not_utf8") from None
-    _check_depth(decoded)
+    if not _is_shallow(data):
+        _check_depth(decoded)
     try:
         return json.loads(
             decoded,
@@ -102,6 +104,26 @@ def loads(data: bytes, *, longest: int = MAX_PAYLOAD_BYTES) -> Any:
         raise
     except (ValueError, RecursionError):
         raise WireError("not_json") from None
+
+
+_STRUCTURE: Final = bytes(sorted(b'"\\[]{}'))
+_OTHERS: Final = bytes(set(range(256)) - set(_STRUCTURE))
+
+
+def _is_shallow(data: bytes) -> bool:
+    """Whether it is plainly not nested too deep; False says nothing.
+
+    Ten times quicker than looking at each string. Without its other bytes a text without brackets and backslashes
+    in its strings is pairs of quotes and brackets. An opening quote is odd in number, so no text with a bracket in a
+    string loses all its quotes here. Each pass takes away at most one level, so what is empty in the end had at most
+    as many levels as there were passes.
+    """
+    rest = data.translate(None, _OTHERS).replace(b'""', b"")
+    for number in range(MAX_DEPTH):
+        if not rest:
+            return True
+        rest = rest.replace(b"[]" if number % 2 else b"{}", b"")
+    return not rest
 
 
 # A string is one match, closed or not, and never looked at twice: possessive, so constant memory and linear time.
@@ -133,6 +155,8 @@ def _no_constant(name: str) -> Any:
 
 
 def _integer(digits: str) -> int:
+    if len(digits) < 16:
+        return int(digits)
     if len(digits) > 17 or abs(int(digits)) > MAX_INT:
         raise WireError("number_too_large")
     return int(digits)
@@ -172,12 +196,32 @@ def fields_of(cls: type) -> tuple[tuple[str, Any, Bounds, bool], ...]:
     return tuple(found)
 
 
+QUICK_AFTER: Final = 64
+"""Readings of a class after which a reader is made for it: who reads few records, a probe, would pay for nothing."""
+_readings: dict[type, int] = {}
+
+
 def from_dict(cls: type[T], value: Any, path: str = "") -> T:
     """Build `cls` from plain JSON values; unknown fields are ignored.
 
     Raises WireError (not_an_object, missing, wrong_type, out_of_range, too_long, bad_pattern, not_allowed) with
     the path of the field.
     """
+    count = _readings.get(cls, 0)
+    if count < QUICK_AFTER:
+        _readings[cls] = count + 1
+        return _with_care(cls, value, path)
+    from probe.wire import quick  # noqa: PLC0415 - not before it pays, and it imports this module
+
+    try:
+        read: Callable[[Any], T] = quick.reader(cls)  # type: ignore[arg-type]
+        return read(value)
+    except quick.Doubt:
+        return _with_care(cls, value, path)
+
+
+def _with_care(cls: type[T], value: Any, path: str) -> T:
+    """Field by field, knowing the path of each."""
     if not isinstance(value, dict):
         raise WireError("not_an_object", path)
     arguments: dict[str, Any] = {}
@@ -205,7 +249,7 @@ def _convert(hint: Any, value: Any, bounds: Bounds, path: str) -> Any:
     if origin is tuple:
         return _convert_items(hint, value, bounds, path)
     if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast("type[Any]", hint), value, path)
+        return _with_care(typing.cast("type[Any]", hint), value, path)
     return _convert_scalar(hint, value, bounds, path)
 
 
