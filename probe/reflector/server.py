@@ -38,6 +38,7 @@ from probe.reflector.keys import Certificate
 from probe.reflector.listen import CannotListen, listen
 from probe.reflector.logs import LOG
 from probe.reflector.metrics import Metrics
+from probe.reflector.opening import CARRIERS
 from probe.reflector.origin import Address, Origins
 from probe.reflector.pool import Pool, url_host
 from probe.reflector.receipts import Receipts
@@ -92,6 +93,7 @@ class Reflector:
             key_id=opened.signer.key_id,
             data_certificate=opened.data_certificate.digest,
             software=_software(config.version),
+            carriers=CARRIERS,
         )
         self._booking = Booking(identity=identity, limits=config.limits, random_bytes=secrets.token_bytes)
         self._metrics.capacity.set(config.limits.capacity_mbps)
