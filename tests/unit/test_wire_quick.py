@@ -149,6 +149,8 @@ def depth_with_care(text):
 @example("{" * 12 + "}" * 12)
 @example("[{" * 6 + "}]" * 6)
 @example("[" * 13 + "]" * 13)
+@example("{[" * 6 + "{}" + "]}" * 6)
+@example("[" * 7 + '"\\"' + "]" * 7 + '\\""' + "[" * 7 + "]" * 7 + '"\\"' + "[" * 7 + '\\""' + "]" * 7)
 @example('"\\"' + "[" * 13 + "]" * 13 + '"')
 def test_plainly_shallow_is_shallow(text):
     if codec._is_shallow(text.encode()):
