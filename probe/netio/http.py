@@ -33,7 +33,7 @@ class Response:
     def retry_after_s(self) -> int | None:
         """Retry-After in seconds, where it is a number (RFC 9110, section 10.2.3)."""
         value = self.headers.get("retry-after", "")
-        return int(value) if value.isdigit() and len(value) < 9 else None
+        return int(value) if _is_number(value, 8) else None
 
 
 class HttpConnection:
@@ -152,7 +152,7 @@ class HttpConnection:
         if headers.get("transfer-encoding", "").lower() == "chunked":
             return Response(status, headers, self._chunks(most))
         length = headers.get("content-length", "")
-        if not length.isdigit() or len(length) > 12:
+        if not _is_number(length, 12):
             raise HttpError("the answer has no usable length")
         if int(length) > most:
             raise HttpError("the answer is too large")
@@ -182,11 +182,16 @@ class HttpConnection:
         return line
 
 
+def _is_number(text: str, longest: int) -> bool:
+    # `isdigit` alone takes superscripts for digits, and `int` does not.
+    return text.isascii() and text.isdigit() and len(text) <= longest
+
+
 def _parse_head(block: bytes) -> tuple[int, dict[str, str]]:
     first, *rest = block.decode("latin-1").split("\r\n")
     version, _, tail = first.partition(" ")
     code = tail[:3]
-    if not version.startswith("HTTP/1.") or not code.isdigit() or len(code) != 3:
+    if not version.startswith("HTTP/1.") or not _is_number(code, 3) or int(code) < 100:
         raise HttpError("the peer does not speak HTTP/1.1")
     headers: dict[str, str] = {}
     for line in rest:

@@ -106,19 +106,39 @@ def _read_row(cells: list[str], where: str) -> tuple[ipaddress.IPv4Network | ipa
         network = ipaddress.ip_network(prefix)
     except ValueError:
         raise TableError(f"{where}: '{prefix}' is not a prefix such as 192.0.2.0/24") from None
-    digits = asn.upper().removeprefix("AS")
-    if digits and not (digits.isascii() and digits.isdigit() and int(digits) < 2**32):
+    number = _as_number(asn)
+    if asn and number is None:
         raise TableError(f"{where}: '{asn}' is not an AS number")
     if country and not (len(country) == 2 and country.isascii() and country.isalpha()):
         raise TableError(f"{where}: '{country}' is not a country of two letters")
     if access not in {"", "fixed", "mobile"}:
         raise TableError(f"{where}: access is fixed or mobile, not '{access}'")
     return network, Entry(
-        asn=int(digits) if digits else None,
+        asn=number,
         country=country.upper() or None,
-        operator=scrub(operator)[:_LONGEST_OPERATOR] or None,
+        operator=_operator(operator) or None,
         access=cast("Literal['fixed', 'mobile']", access or "fixed"),
     )
+
+
+def _as_number(text: str) -> int | None:
+    """An AS number, with or without AS before it. Its length is bounded because `int` bounds it, too."""
+    digits = text.upper().removeprefix("AS")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 10):
+        return None
+    return int(digits) if int(digits) < 2**32 else None
+
+
+def _operator(name: str) -> str:
+    """A name that a record may carry: no control characters, no addresses, short.
+
+    Cut before it is scrubbed, because a cut can make an address of what was none.
+    """
+    name = "".join(char if char.isprintable() else " " for char in name[:_LONGEST_OPERATOR])
+    name = scrub(name)
+    while len(name) > _LONGEST_OPERATOR:
+        name = scrub(name[:_LONGEST_OPERATOR])
+    return name
 
 
 class MaxMindTable:
@@ -138,16 +158,15 @@ class MaxMindTable:
 def entry_of(found: dict[str, Any]) -> Entry:
     """Read one MaxMind entry, whichever of the usual spellings it has."""
     number = found.get("autonomous_system_number", found.get("asn"))
-    digits = str(number or "").upper().removeprefix("AS")
     operator = found.get("autonomous_system_organization") or found.get("as_name") or found.get("name")
     country = found.get("country_code") or found.get("country")
     if isinstance(country, dict):
         country = country.get("iso_code")
     is_code = isinstance(country, str) and len(country) == 2 and country.isascii() and country.isalpha()
     return Entry(
-        asn=int(digits) if digits.isascii() and digits.isdigit() and int(digits) < 2**32 else None,
+        asn=_as_number(str(number or "")),
         country=country.upper() if is_code and isinstance(country, str) else None,
-        operator=scrub(str(operator))[:_LONGEST_OPERATOR] if operator else None,
+        operator=_operator(str(operator)) if operator else None,
     )
 
 

@@ -171,11 +171,11 @@ def load_or_create(path: Path) -> SeedSigner:
     Raises ValueError where the file holds anything else, OSError where it cannot be read or written.
     """
     try:
-        content = path.read_text(encoding="ascii").strip()
+        content = path.read_bytes()
     except FileNotFoundError:
         return _create(path)
     try:
-        seed = bytes.fromhex(content)
+        seed = bytes.fromhex(content.decode("ascii"))
         return SeedSigner(seed)
     except ValueError:
         raise ValueError(f"{path} is not a key file (64 hex characters); move it away to get a new key") from None
