@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from probe.reflector.delivery import Delivery, next_batch
+from probe.reflector import delivery as module
+from probe.reflector.delivery import REJECTED, Delivery, next_batch
 from probe.reflector.keys import NetworkKey
 from probe.reflector.metrics import Metrics
-from probe.reflector.receipts import Journal
+from probe.reflector.receipts import ASIDE_BYTES, Journal
 from probe.wire.limits import MAX_BATCH
 
 NOW = 1_783_000_000_000
@@ -59,7 +61,7 @@ async def collector() -> Any:
 
 
 class Sender:
-    def __init__(self, state: Path, url: str) -> None:
+    def __init__(self, state: Path, url: str, aside_bytes: int = ASIDE_BYTES) -> None:
         self.started, self.receipts = Journal(state / "started.jsonl"), Journal(state / "receipts.jsonl")
         self.metrics = Metrics(now_ms=lambda: NOW)
         self.key = NetworkKey(state / "network.key")
@@ -70,6 +72,7 @@ class Sender:
             metrics=self.metrics,
             network_key=self.key,
             first_pause_s=0.01,
+            aside_bytes=aside_bytes,
         )
 
     def write(self, journal: Journal, *numbers: int) -> None:
@@ -241,3 +244,139 @@ def test_batches_stay_within_the_collectors_limits(tmp_path: Path) -> None:
         offset = batch.end
     assert sum(sizes) == 156
     assert offset == path.stat().st_size - 4
+
+
+# -- journals end -------------------------------------------------------------------------------------------------
+
+
+def kept(state: Path, stem: str = "started") -> list[int]:
+    """Every number in every file of a journal."""
+    lines = [line for path in sorted(state.glob(f"{stem}*.jsonl")) for line in path.read_bytes().splitlines()]
+    return numbers([json.loads(line) for line in lines])
+
+
+async def test_a_large_journal_is_put_aside_and_deleted_once_delivered(tmp_path: Path, collector: Collector) -> None:
+    sender = Sender(tmp_path, collector.url, aside_bytes=200)
+    for number in range(100):
+        sender.write(sender.started, number)
+        await sender.all()
+        assert sender.started.bytes_kept <= 200 + 20
+    assert numbers(collector.taken) == list(range(100))
+    assert sender.count("delivery_backlog_bytes") == 0
+    assert json.loads((tmp_path / "delivery.json").read_text()).keys() <= {"started.jsonl"}
+
+
+async def test_nothing_undelivered_is_deleted(tmp_path: Path, collector: Collector) -> None:
+    sender = Sender(tmp_path, collector.url, aside_bytes=200)
+    collector.rule = lambda envelopes: web.Response(status=503)
+    for number in range(100):
+        sender.write(sender.started, number)
+        assert await sender.all() == ["trouble"]
+    assert kept(tmp_path) == list(range(100))
+    assert len(sender.started.files) == 5
+    sender.close()
+    again = Sender(tmp_path, collector.url, aside_bytes=200)
+    collector.rule = lambda envelopes: None
+    await again.all()
+    assert numbers(collector.taken) == list(range(100))
+    assert [len(body) for body in collector.bodies[-2:]] != [1, 1], "in batches"
+    assert list(again.started.files) == [tmp_path / "started.jsonl"]
+
+
+async def test_without_a_collector_a_journal_stays_one_file(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "started.jsonl")
+    journal.append(b"x" * 1000 + b"\n")
+    assert list(journal.files) == [tmp_path / "started.jsonl"]
+    journal.close()
+
+
+async def test_what_is_rejected_outlives_its_journal(tmp_path: Path, collector: Collector) -> None:
+    sender = Sender(tmp_path, collector.url, aside_bytes=1)
+    sender.write(sender.started, 1, 2, 3)
+    collector.rule = lambda envelopes: web.json_response(
+        {
+            "results": [
+                {"status": "rejected", "reason": "conflict"} if one == {"n": 2} else {"status": "accepted"}
+                for one in envelopes
+            ]
+        }
+    )
+    await sender.all()
+    collector.rule = lambda envelopes: web.Response(status=400)
+    sender.write(sender.receipts, 4)
+    await sender.all()
+    assert [json.loads(line)["n"] for line in (tmp_path / REJECTED).read_bytes().splitlines()] == [2, 4]
+    assert kept(tmp_path) == kept(tmp_path, "receipts") == []
+    assert sender.count("delivered_total", status="rejected") == 2
+
+
+async def test_a_line_that_no_upload_can_hold_does_not_stop_the_others(tmp_path: Path, collector: Collector) -> None:
+    """A disk that lost a newline: never our own writing, but the records behind it are."""
+    sender = Sender(tmp_path, collector.url)
+    sender.started.append(b"\0" * (3 * 1024 * 1024) + b"\n")
+    sender.write(sender.started, 5)
+    await sender.all()
+    assert numbers(collector.taken) == [5]
+    assert (tmp_path / REJECTED).stat().st_size == 3 * 1024 * 1024 + 1
+
+
+async def test_a_large_answer_in_pieces_is_read_to_its_end(tmp_path: Path, collector: Collector) -> None:
+    sender = Sender(tmp_path, collector.url)
+    sender.write(sender.started, *range(100))
+    collector.rule = lambda envelopes: web.json_response(
+        {"results": [{"status": "accepted", "id": "x" * 5000}] * len(envelopes)}
+    )
+    assert await sender.all() == ["delivered", "nothing"]
+
+
+class Killed(BaseException):
+    """The program died here."""
+
+
+async def test_killed_at_any_step_nothing_is_lost(
+    tmp_path: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dies before or after one of the steps that change files, again and again, with a power cut's cursors too."""
+    rng = random.Random(3)
+    fuse = [0]
+
+    def burning(target: Any, name: str) -> None:
+        real = getattr(target, name)
+
+        def step(*args: Any, **more: Any) -> Any:
+            fuse[0] -= 1
+            if fuse[0] == 0:
+                raise Killed
+            done = real(*args, **more)
+            fuse[0] -= 1
+            if fuse[0] == 0:
+                raise Killed
+            return done
+
+        monkeypatch.setattr(target, name, step)
+
+    burning(module, "write_private")
+    burning(Journal, "drop")
+    burning(Path, "rename")
+    burning(Path, "unlink")
+    written, kills = 0, 0
+    for _ in range(150):
+        fuse[0] = rng.randrange(1, 25)
+        try:
+            sender = Sender(tmp_path, collector.url, aside_bytes=100)
+            for _ in range(4):
+                fresh = range(written, written + rng.randrange(1, 12))
+                written = fresh.stop
+                sender.write(rng.choice([sender.started, sender.receipts]), *fresh)
+                await sender.all()
+        except Killed:
+            kills += 1
+            fuse[0] = 10**9
+            if rng.random() < 0.2:
+                (tmp_path / "delivery.json").write_bytes(b"")
+    fuse[0] = 10**9
+    last = Sender(tmp_path, collector.url, aside_bytes=100)
+    await last.all()
+    assert kills > 80
+    assert sorted(set(numbers(collector.taken))) == list(range(written))
+    assert len(last.started.files) + len(last.receipts.files) <= 4
