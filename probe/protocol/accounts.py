@@ -57,6 +57,10 @@ class Awaited:
     """False where the ticket was used, or its pair is over."""
     flight_bytes: int = 0
     """How long the announced first flight is; 0 where the carrier announces none."""
+    answer: bytes = b""
+    """What the reflector sends first."""
+    head: bytes = b""
+    """What each datagram begins with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -207,6 +207,8 @@ class ReflectorSession:
             carrier=pair.commit.carrier,
             is_waiting=slot.state == "waiting" and not pair.is_over,
             flight_bytes=slot.bytes.flight_bytes if slot.bytes else 0,
+            answer=bytes.fromhex(slot.bytes.answer) if slot.bytes else b"",
+            head=bytes.fromhex(slot.bytes.head) if slot.bytes else b"",
         )
 
     def opened(
