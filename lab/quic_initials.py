@@ -9,12 +9,13 @@ Spec: spec/profiles.md, section "QUIC".
 from __future__ import annotations
 
 import hashlib
+import hmac
 from typing import Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from probe.profiles import quic
 
@@ -32,8 +33,8 @@ _TITLE: Final = """\
 
 def client_keys(connection: bytes) -> tuple[bytes, bytes, bytes]:
     """Key, IV and header-protection key of the client's Initials (RFC 9001, section 5.2)."""
-    # Extract is the first half of HKDF; the library's own `HKDF` would expand as well.
-    secret = _expand(HKDF.extract(SHA256(), _SALT, connection), b"client in", 32)
+    extracted = hmac.new(_SALT, connection, hashlib.sha256).digest()  # HKDF-Extract (RFC 5869, section 2.2)
+    secret = _expand(extracted, b"client in", 32)
     return _expand(secret, b"quic key", 16), _expand(secret, b"quic iv", 12), _expand(secret, b"quic hp", 16)
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, Protocol
 
 from probe.protocol.probe_role import ProbeSession
 from probe.wire.messages import SessionRequest
-from probe.wire.records import Direction, PairKind, PairOutcome, Software
+from probe.wire.records import Direction, PairKind, PairOutcome, PlannedProfile, Software
 
 Directions = Literal["down", "up", "both"]
 
@@ -36,6 +37,8 @@ class Options:
     segment_s: float = 4.0
     hotspot: bool = False
     """This line is a public hotspot: declared before any coin."""
+    delivered: tuple[PlannedProfile, ...] = ()
+    """Profiles of the plan, which take the place of the installed ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +90,17 @@ class Tools(Protocol):
         """Mbit/s that a short neutral transfer reached, also told to the session; None where it failed."""
         ...
 
-    def drive(self, session: ProbeSession, *, alpn: Mapping[str, tuple[str, ...]]) -> None:
-        """Carry out the planned pairs until the session is finished, reporting progress."""
+    def drive(
+        self,
+        session: ProbeSession,
+        *,
+        alpn: Mapping[str, tuple[str, ...]],
+        shapes: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Carry out the planned pairs until the session is finished, reporting progress.
+
+        Both by app: the protocols that TLS offers, and for the carrier `hello` which browser its ClientHello is like.
+        """
         ...
 
 

@@ -1,29 +1,30 @@
 # SPDX-License-Identifier: EUPL-1.2
-"""Is this application's traffic treated differently by its name? Pairs of an app and its neutral twin.
+"""Is this application's traffic treated differently by its name or first bytes? Pairs of an app and its control.
 
 Apps rotate pair by pair, so that a change of the line during the run meets all of them alike, and one extra pair
-in ten compares two neutral names: a check of the method itself, outside the evidence.
+in ten compares two controls: a check of the method itself, outside the evidence.
 Spec: spec/nettests/differential.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from random import Random, SystemRandom
 from typing import Final
 
 from probe.nettests.base import Cost, OptionError, Options, Tools
-from probe.profiles.model import DEFAULT_APPS, NeutralPool, Profile, load, load_neutral
-from probe.profiles.twins import twins
+from probe.profiles.dress import ANNOUNCED, Arms, Dressed, dress
+from probe.profiles.model import DEFAULT_APPS, Profile, Shelf
 from probe.protocol.pacing import SHARE_OF_LINE, pace_mbps, pair_bytes, segment_bytes
 from probe.protocol.probe_role import ProbeSession
 from probe.protocol.session import MOST_CALIBRATION_S, MOST_CALIBRATIONS
-from probe.protocol.steps import PlannedPair
+from probe.protocol.steps import PlannedPair, WireBytes
 from probe.wire.limits import MAX_PACE_MBPS, MAX_PAIRS, MAX_SEGMENT_S, MIN_SEGMENT_S
 from probe.wire.messages import SessionRequest
-from probe.wire.records import Direction, PairKind
+from probe.wire.records import Carrier, Direction, PairKind
 
 PLACEBO_SHARE: Final = 10
 """One extra pair in so many."""
@@ -38,16 +39,6 @@ class Slot:
     kind: PairKind
     app: str
     direction: Direction
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """The names of one app in one session."""
-
-    app: str
-    neutral: str
-    placebo: str
-    """A second neutral twin, which takes the app's place in a placebo pair."""
 
 
 def directions(options: Options) -> tuple[Direction, ...]:
@@ -72,15 +63,10 @@ def schedule(apps: tuple[str, ...], options: Options, rng: Random) -> list[Slot]
     return slots
 
 
-def draw_names(profile: Profile, pool: NeutralPool, rng: Random) -> Names:
-    """One of the app's names and two neutral twins of it."""
-    app = rng.choice(profile.names)
-    neutral, placebo = twins(app, pool, rng, count=2)
-    return Names(app=app, neutral=neutral, placebo=placebo)
-
-
-def planned(slot: Slot, profile: Profile, names: Names, *, pace: float, segment_s: float) -> PlannedPair:
+def planned(slot: Slot, profile: Profile, arms: Arms, *, pace: float, segment_s: float) -> PlannedPair:
     """The slot as the session machine wants it."""
+    shown = arms.app if slot.kind == "test" else arms.placebo
+    announced = profile.carrier in ANNOUNCED
     return PlannedPair(
         kind=slot.kind,
         app=slot.app,
@@ -88,9 +74,28 @@ def planned(slot: Slot, profile: Profile, names: Names, *, pace: float, segment_
         direction=slot.direction,
         pace_mbps=pace,
         segment_s=segment_s,
-        app_name=names.app if slot.kind == "test" else names.placebo,
-        neutral_name=names.neutral,
+        app_name=shown.name,
+        neutral_name=arms.control.name,
+        carrier=profile.carrier,
+        app_wire=_wire(shown) if announced else None,
+        neutral_wire=_wire(arms.control) if announced else None,
     )
+
+
+def _wire(arm: Dressed) -> WireBytes:
+    return WireBytes(flight=arm.flight, answer=arm.answer, head=arm.head)
+
+
+def carried(profiles: Iterable[Profile], carriers: tuple[Carrier, ...]) -> tuple[list[Profile], str]:
+    """Which profiles a reflector can carry, and a sentence about the others; empty where there are none."""
+    found = list(profiles)
+    left_out = [profile for profile in found if profile.carrier not in carriers]
+    if not left_out:
+        return found, ""
+    missing = ", ".join(dict.fromkeys(profile.carrier for profile in left_out))
+    names = ", ".join(profile.id for profile in left_out)
+    text = f"this reflector does not carry {missing}, so {names} {'is' if len(left_out) == 1 else 'are'} left out"
+    return [profile for profile in found if profile.carrier in carriers], text
 
 
 class Differential:
@@ -119,12 +124,10 @@ class Differential:
         return Cost(moved, seconds, pairs)
 
     def run(self, tools: Tools, options: Options) -> ProbeSession:
-        """One session of the whole schedule."""
+        """One session of the whole schedule, without the apps that this reflector cannot carry."""
         apps = _checked(options)
         rng = SystemRandom()
-        pool = load_neutral()
-        profiles = {app: load(app) for app in apps}
-        names = {app: draw_names(profile, pool, rng) for app, profile in profiles.items()}
+        shelf = Shelf(delivered=options.delivered)
         slots = schedule(apps, options, rng)
         session = tools.open(
             SessionRequest(
@@ -140,18 +143,55 @@ class Differential:
         )
         if session.grant is None:
             return session
-        calibrate = partial(tools.calibrate, session, name=names[apps[0]].neutral, alpn=profiles[apps[0]].alpn)
-        pace = {way: _pace(options, partial(calibrate, direction=way)) for way in directions(options)}
-        session.plan(
-            [
-                planned(
-                    slot, profiles[slot.app], names[slot.app], pace=pace[slot.direction], segment_s=options.segment_s
-                )
-                for slot in slots
-            ]
-        )
-        tools.drive(session, alpn={app: profile.alpn for app, profile in profiles.items()})
+        profiles, left_out = carried((shelf.load(app) for app in apps), session.grant.carriers)
+        if left_out:
+            slots = schedule(tuple(profile.id for profile in profiles), options, rng)
+        if profiles:
+            _measure(tools, session, _Work(options, shelf, profiles, slots), rng)
+        else:
+            session.stop("refused_by_peer")
+            tools.drive(session, alpn={})
+        session.complaint = session.complaint or left_out
         return session
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is left to do once a reflector said what it carries."""
+
+    options: Options
+    shelf: Shelf
+    profiles: list[Profile]
+    slots: list[Slot]
+
+
+def _measure(tools: Tools, session: ProbeSession, work: _Work, rng: Random) -> None:
+    options, pool = work.options, work.shelf.neutral()
+    arms = {profile.id: dress(profile, pool, rng, secrets.token_bytes) for profile in work.profiles}
+    by_id = {profile.id: profile for profile in work.profiles}
+    name, alpn = _neutral(work, arms, rng)
+    calibrate = partial(tools.calibrate, session, name=name, alpn=alpn)
+    pace = {way: _pace(options, partial(calibrate, direction=way)) for way in directions(options)}
+    session.plan(
+        [
+            planned(slot, by_id[slot.app], arms[slot.app], pace=pace[slot.direction], segment_s=options.segment_s)
+            for slot in work.slots
+        ]
+    )
+    tools.drive(
+        session,
+        alpn={app: profile.alpn for app, profile in by_id.items()},
+        shapes={app: p.shape for app, p in by_id.items() if p.carrier == "hello" and p.shape},
+    )
+
+
+def _neutral(work: _Work, arms: dict[str, Arms], rng: Random) -> tuple[str, tuple[str, ...]]:
+    """A neutral name and protocols for the calibration, which goes over TLS whatever is measured."""
+    named = [profile for profile in work.profiles if profile.carrier in {"tls", "hello"}]
+    if named:
+        return arms[named[0].id].control.name, named[0].alpn
+    common = work.shelf.load(DEFAULT_APPS[0])
+    return dress(common, work.shelf.neutral(), rng, secrets.token_bytes).control.name, common.alpn
 
 
 def _pace(options: Options, calibrate: Callable[[], float | None]) -> float:
@@ -174,6 +214,7 @@ def _checked(options: Options) -> tuple[str, ...]:
     if options.pace_mbps is not None and not (options.pace_mbps == 0 or 0.1 <= options.pace_mbps <= MAX_PACE_MBPS):
         raise OptionError(f"the pace must be 0 (unlimited) or between 0.1 and {MAX_PACE_MBPS:g} Mbit/s")
     apps = tuple(dict.fromkeys(options.apps or DEFAULT_APPS))
+    shelf = Shelf(delivered=options.delivered)
     for app in apps:
-        load(app)
+        shelf.load(app)
     return apps

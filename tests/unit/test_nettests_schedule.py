@@ -9,8 +9,9 @@ from random import Random
 import pytest
 
 from probe.nettests.base import OptionError, Options
-from probe.nettests.differential import Differential, Slot, draw_names, planned, schedule
+from probe.nettests.differential import Differential, Slot, planned, schedule
 from probe.nettests.registry import NETTESTS, get
+from probe.profiles.dress import dress
 from probe.profiles.model import ProfileError, load, load_neutral
 from probe.protocol.pacing import pair_bytes
 
@@ -46,22 +47,24 @@ def test_one_extra_pair_in_ten_is_a_placebo_wherever_it_falls(pairs: int) -> Non
 
 def test_the_names_of_a_session() -> None:
     profile = load("youtube")
-    names = draw_names(profile, load_neutral(), Random(2))
-    assert names.app in profile.names
-    assert len({names.app, names.neutral, names.placebo}) == 3
-    assert len(names.app) == len(names.neutral) == len(names.placebo)
+    arms = dress(profile, load_neutral(), Random(2), Random(2).randbytes)
+    app, control, placebo = arms.app.name, arms.control.name, arms.placebo.name
+    assert app in profile.names
+    assert len({app, control, placebo}) == 3
+    assert len(app) == len(control) == len(placebo)
 
-    test = planned(Slot("test", "youtube", "down"), profile, names, pace=5.0, segment_s=1.0)
-    assert (test.app_name, test.neutral_name, test.profile) == (names.app, names.neutral, profile.reference)
-    placebo = planned(Slot("placebo", "youtube", "down"), profile, names, pace=5.0, segment_s=1.0)
-    assert (placebo.app_name, placebo.neutral_name) == (names.placebo, names.neutral)
+    test = planned(Slot("test", "youtube", "down"), profile, arms, pace=5.0, segment_s=1.0)
+    assert (test.app_name, test.neutral_name, test.profile) == (app, control, profile.reference)
+    assert (test.carrier, test.app_wire, test.neutral_wire) == ("tls", None, None)
+    void = planned(Slot("placebo", "youtube", "down"), profile, arms, pace=5.0, segment_s=1.0)
+    assert (void.app_name, void.neutral_name) == (placebo, control)
 
 
 def test_sessions_draw_other_names() -> None:
     profile, pool = load("youtube"), load_neutral()
-    drawn = [draw_names(profile, pool, Random(seed)) for seed in range(60)]
-    assert {names.app for names in drawn} == set(profile.names)
-    assert len({names.neutral for names in drawn}) > 40
+    drawn = [dress(profile, pool, Random(seed), Random(seed).randbytes) for seed in range(60)]
+    assert {arms.app.name for arms in drawn} == set(profile.names)
+    assert len({arms.control.name for arms in drawn}) > 40
 
 
 def test_the_cost_is_told_before_and_is_an_upper_bound() -> None:

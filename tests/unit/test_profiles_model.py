@@ -11,8 +11,8 @@ import pytest
 from probe.profiles.model import (
     DEFAULT_APPS,
     LIBRARY,
+    AppFile,
     NeutralPool,
-    Profile,
     ProfileError,
     available,
     load,
@@ -33,10 +33,10 @@ def test_every_shipped_profile_loads_and_says_where_its_facts_come_from(app: str
     profile = load(app)
     assert profile.id == app
     assert re.fullmatch(rf"{app}@[0-9]+:[0-9a-f]{{16}}", profile.reference)
-    assert len(profile.names) >= 3
+    assert len(profile.names) >= (3 if profile.carrier == "tls" else 0)
     assert all(source for source in profile.sources)
     # One component under one domain: a rule for the component's domain must meet every name that may be drawn.
-    assert len({".".join(name.split(".")[-2:]) for name in profile.names}) == 1
+    assert len({".".join(name.split(".")[-2:]) for name in profile.names}) <= 1
 
 
 def test_no_neutral_domain_or_word_is_part_of_an_apps_name() -> None:
@@ -48,9 +48,9 @@ def test_no_neutral_domain_or_word_is_part_of_an_apps_name() -> None:
 
 
 def test_the_digest_is_of_the_content_not_of_its_spelling() -> None:
-    plain = parse(Profile, GOOD, "x.toml")
-    commented = parse(Profile, "# another comment\n" + GOOD.replace("version = 1", "version   =   1"), "x.toml")
-    changed = parse(Profile, GOOD.replace("version = 1", "version = 2"), "x.toml")
+    plain = parse(AppFile, GOOD, "x.toml")
+    commented = parse(AppFile, "# another comment\n" + GOOD.replace("version = 1", "version   =   1"), "x.toml")
+    changed = parse(AppFile, GOOD.replace("version = 1", "version = 2"), "x.toml")
     assert plain.digest == commented.digest != changed.digest
     assert len(plain.digest) == 64
 
@@ -78,12 +78,12 @@ def test_the_digest_is_of_the_content_not_of_its_spelling() -> None:
 def test_a_wrong_key_is_named_by_its_path(old: str, new: str, path: str) -> None:
     assert old in GOOD
     with pytest.raises(ProfileError, match=rf"^file\.toml: {re.escape(path)}: "):
-        parse(Profile, GOOD.replace(old, new), "file.toml")
+        parse(AppFile, GOOD.replace(old, new), "file.toml")
 
 
 def test_what_is_no_toml_and_an_empty_pool_are_refused_in_one_sentence() -> None:
     with pytest.raises(ProfileError, match=r"^file\.toml: not TOML: "):
-        parse(Profile, "id = ", "file.toml")
+        parse(AppFile, "id = ", "file.toml")
     emptied = re.sub(r"words = \[.*?\n\]", "words = []", GOOD_POOL, flags=re.DOTALL)
     with pytest.raises(ProfileError, match=r"^neutral\.toml: words: must not be empty"):
         parse(NeutralPool, emptied, "neutral.toml")
