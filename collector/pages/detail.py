@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: EUPL-1.2
-"""A case's page and a cell's page as data: pictures, how sure and why, other explanations, law, history.
+"""A case's page and a cell's page as data: the pictures and sentences, in the order in which they are read.
 
 The order on a case's page is fixed: the sentence; how sure we are and why; what else could explain it; what the
 regulation calls it; what the operator answers; the data. Spec: spec/series.md, section "Pages".
@@ -7,46 +7,21 @@ regulation calls it; what the operator answers; the data. Spec: spec/series.md, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import quote, urlencode
 
-from collector.model import CaseDetail, CaseView, CellDetail, CellView, OperatorView
+from analysis.rules import RULES
+from collector.model import CaseDetail, CellDetail, CellView, OperatorView
+from collector.pages.account import Explanation, History, Law, explanations, history, law, reason_in, sure
+from collector.pages.apps import app_name
+from collector.pages.curve import Threshold, evidence
+from collector.pages.figure import Figure
 from collector.pages.language import Words
-from collector.pages.overview import Chip, brand, case_chip, cell_address, chip, shown_state
-from collector.pages.pictures import Figure, evidence, lanes, slopes
-from collector.pages.sentence import LEAST_PROBES, app_name, sentence, short_size, status_note
-from probe.wire.records import PairRecord
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Something else that could explain the difference, and how far the data rule it out."""
-
-    cause: str
-    answer: str
-    verdict: str
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One line of the history."""
-
-    at: str
-    what: str
-    state: str
-    evidence: str
-    rule: str
-    inputs: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Law:
-    """The regulation's words, with the verb picked out: the quotation before it, the verb, and after it."""
-
-    before: str
-    verb: str
-    after: str
+from collector.pages.overview import Chip, brand, case_chip, cell_address, chip, place_name, shown_state
+from collector.pages.pictures import lanes, slopes
+from collector.pages.sentence import LEAST_PROBES, sentence, short_size, status_note
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +40,9 @@ class CasePage:
     evidence: Figure | None
     explanations: tuple[Explanation, ...]
     law: Law
-    history: tuple[Event, ...]
+    history: History
+    places: tuple[tuple[str, str], ...]
+    """Name and address of the operator's and the app's pages."""
     as_of: str
 
 
@@ -83,6 +60,9 @@ class CellPage:
     pairs: Figure | None
     evidence: Figure | None
     figures: tuple[tuple[str, str], ...]
+    places: tuple[tuple[str, str], ...]
+    data: str
+    """Address of the cell's data."""
     others: tuple[tuple[str, Chip, str], ...]
     """Question, state and address of the cell's other effects."""
     as_of: str
@@ -91,22 +71,38 @@ class CellPage:
 def case_page(words: Words, detail: CaseDetail, register: Sequence[OperatorView]) -> CasePage:
     """The page of a case."""
     case, cell = detail.case, detail.case.cell
-    operator, name = brand(words, cell.key.operator, register), app_name(cell.key.app)
+    operator, name = brand(words, cell.key.operator, register), app_name(words, cell.key.app)
     state = case_chip(words, case)
     return CasePage(
         id=case.id,
-        title=words("case.title", app=name, operator=operator, effect=words(f"effect.{cell.key.effect}")),
+        title=words(
+            "case.title",
+            app=name,
+            operator=place_name(words, cell.key, register),
+            effect=words(f"effect.{cell.key.effect}"),
+        ),
         kicker=words("case.kicker", id=case.id, line=_line(words, cell), state=state.word),
         chip=state,
-        sentence=sentence(words, case, operator),
+        sentence=sentence(words, case, operator, detail.evidence_by_hour),
         note=status_note(words, case),
         lanes=lanes(words, cell),
-        sure=tuple(_sure(words, case)),
+        sure=tuple(sure(words, case, detail.pairs)),
         pairs=slopes(words, detail.pairs, cell.key.app, cell.key.effect),
-        evidence=evidence(words, detail.evidence_by_pair, detail.evidence_by_hour, case.threshold_log10_e),
-        explanations=tuple(_explanations(words, case, detail.pairs)),
+        evidence=evidence(
+            words,
+            detail.pairs,
+            cell.key.effect,
+            detail.evidence_by_hour,
+            Threshold(
+                log10_e=case.threshold_log10_e,
+                label=words("chart.threshold", t=words.evidence(case.threshold_log10_e)),
+                of_case=True,
+            ),
+        ),
+        explanations=tuple(explanations(words, case, detail.pairs)),
         law=law(words, cell.key.effect),
-        history=tuple(_history(words, case)),
+        history=history(words, case),
+        places=places(words, cell, register),
         as_of=words("site.as_of", moment=words.moment(cell.updated_ms)),
     )
 
@@ -116,7 +112,7 @@ def cell_page(
 ) -> CellPage:
     """The page of a cell and effect, case or none."""
     cell = detail.cell
-    operator, name = brand(words, cell.key.operator, register), app_name(cell.key.app)
+    name = app_name(words, cell.key.app)
     state, hidden = shown_state(cell), cell.probes < LEAST_PROBES
     place = (cell.key.operator, cell.key.app, cell.key.direction, cell.key.access)
     others = [
@@ -125,16 +121,26 @@ def cell_page(
         if (c.key.operator, c.key.app, c.key.direction, c.key.access) == place and c.key.effect != cell.key.effect
     ]
     return CellPage(
-        title=words("cell.title", app=name, operator=operator, question=words(f"effect_question.{cell.key.effect}")),
+        title=words(
+            "cell.title",
+            app=name,
+            operator=place_name(words, cell.key, register),
+            question=words(f"effect_question.{cell.key.effect}"),
+        ),
         kicker=_line(words, cell),
         chip=chip(words, state),
         meaning=words(f"state_means.{state}"),
         case=cell.case,
-        reasons=(words("size.few_probes"),) if hidden else tuple(_reason(words, reason) for reason in cell.reasons),
+        reasons=(words("size.few_probes"),) if hidden else tuple(reason_in(words, reason) for reason in cell.reasons),
         lanes=lanes(words, cell),
         pairs=None if hidden or not detail.pairs else slopes(words, detail.pairs, cell.key.app, cell.key.effect),
-        evidence=None if hidden else evidence(words, detail.evidence_by_pair, detail.evidence_by_hour, None),
+        evidence=None
+        if hidden
+        else evidence(words, detail.pairs, cell.key.effect, detail.evidence_by_hour, _replicated(words)),
         figures=() if hidden else tuple(_figures(words, cell)),
+        places=places(words, cell, register),
+        data="/v1/evidence?"
+        + urlencode({name: getattr(cell.key, name) for name in ("operator", "app", "direction", "access", "effect")}),
         others=tuple(
             (words(f"effect_question.{c.key.effect}"), chip(words, shown_state(c)), cell_address(c.key)) for c in others
         ),
@@ -142,11 +148,20 @@ def cell_page(
     )
 
 
-def law(words: Words, effect: str) -> Law:
-    """The verbs of Art. 3(3) Reg. (EU) 2015/2120 in the official words, the measured one picked out."""
-    quote, verb = words("case.law_quote"), words(f"verb.{effect}")
-    before, _, after = quote.partition(verb)
-    return Law(before, verb, after)
+def _replicated(words: Words) -> Threshold:
+    """Where there is no case the picture shows what the state `replicated` needs."""
+    log10_e = math.log10(RULES.indication)
+    label = words("chart.threshold_replicated", t=words.evidence(log10_e))
+    return Threshold(log10_e=log10_e, label=label, of_case=False)
+
+
+def places(words: Words, cell: CellView, register: Sequence[OperatorView]) -> tuple[tuple[str, str], ...]:
+    """The pages of the cell's operator and of its app."""
+    key = cell.key
+    return (
+        (words("place.all_of", name=brand(words, key.operator, register)), f"/operator/{quote(key.operator, safe='')}"),
+        (words("place.all_of", name=app_name(words, key.app)), f"/app/{quote(key.app, safe='')}"),
+    )
 
 
 def _line(words: Words, cell: CellView) -> str:
@@ -155,80 +170,16 @@ def _line(words: Words, cell: CellView) -> str:
     return line if key.asn is None else f"{words('overview.asn', asn=key.asn)}, {line}"
 
 
-def _reason(words: Words, reason: str) -> str:
-    """A reason in words; one that these pages do not know yet is shown by its code rather than hidden."""
-    return words(f"reason.{reason}") if words.has(f"reason.{reason}") else reason
-
-
-def _sure(words: Words, case: CaseView) -> list[str]:
-    cell = case.cell
-    said = [
-        words("case.sure_evidence", e=words.evidence(cell.log10_e)),
-        words(
-            "case.sure_pairs",
-            pairs=words.whole(cell.pairs),
-            probes=words.whole(cell.probes),
-            slowed=words.whole(cell.slowed),
-            clear=words.whole(cell.clear),
-            undecided=words.whole(cell.undecided),
-        ),
-        words("case.sure_threshold", t=words.evidence(case.threshold_log10_e), n=words.whole(case.hypotheses)),
-        words("case.sure_coalition", g=words.whole(case.smallest_coalition)),
-    ]
-    if cell.lost_pairs:
-        said.append(words.count("case.sure_lost", cell.lost_pairs))
-    if cell.detectable_rate_mbps is not None and cell.detectable_burst_kb is not None:
-        rate, burst = words.rate(cell.detectable_rate_mbps), words.size(cell.detectable_burst_kb)
-        said.append(words("case.sure_detectable", rate=rate, burst=burst))
-    return said
-
-
-def _explanations(words: Words, case: CaseView, pairs: Sequence[PairRecord]) -> list[Explanation]:
-    ruled_out, partly, open_ = (words(f"case.{key}") for key in ("ruled_out", "partly", "not_ruled_out"))
-    edge = {pair.probe for pair in pairs if pair.edge}
-    placebo = case.cell.placebo_pairs
-    home = (
-        words("case.explain_home_edge", k=words.whole(len(edge)), n=words.whole(case.cell.probes))
-        if edge
-        else words("case.explain_home_none")
-    )
-    us = words("case.explain_us_answer", n=words.whole(placebo)) if placebo else words("case.explain_us_none")
-    liars = words("case.explain_liars_answer", g=words.whole(case.smallest_coalition))
-    found = (
-        ("moment", words("case.explain_moment_answer"), ruled_out),
-        ("us", us, partly if placebo else open_),
-        ("liars", liars, partly),
-        ("home", home, partly if edge else open_),
-        ("tariff", words("case.explain_tariff_answer"), open_),
-        ("transit", words("case.explain_transit_answer"), open_),
-    )
-    return [Explanation(words(f"case.explain_{cause}"), answer, verdict) for cause, answer, verdict in found]
-
-
-def _history(words: Words, case: CaseView) -> list[Event]:
-    return [
-        Event(
-            at=words.moment(event.at_ms),
-            what=words(f"event.{event.what}"),
-            state=words(f"state.{event.state}"),
-            evidence=words.evidence(event.log10_e),
-            rule=event.rule,
-            inputs=event.inputs,
-            reason=_reason(words, event.reason) if event.reason else "",
-        )
-        for event in case.history
-    ]
-
-
 def _figures(words: Words, cell: CellView) -> list[tuple[str, str]]:
     found = short_size(words, cell)
-    not_yet = words("cell.not_yet")
+    not_yet, one = words("cell.not_yet"), cell.log10_e_without_one
     detectable = not_yet
     if cell.detectable_rate_mbps is not None and cell.detectable_burst_kb is not None:
         rate, burst = words.rate(cell.detectable_rate_mbps), words.size(cell.detectable_burst_kb)
         detectable = words("cell.detectable_value", rate=rate, burst=burst)
     values = (
         ("size", not_yet if found is None else f"{found[0]} ({found[1]})"),
+        ("evidence_one", not_yet if one is None else words.evidence(one)),
         ("evidence", words.evidence(cell.log10_e)),
         ("pairs", words.whole(cell.pairs)),
         ("lost", words.whole(cell.lost_pairs)),

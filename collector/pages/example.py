@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
@@ -29,6 +30,7 @@ from collector.model import (
     PairEvidence,
     State,
 )
+from collector.pages.recompute import curve, judged
 from collector.series import HOUR_MS
 from collector.store.base import Store
 from probe.wire.records import Effect, PairRecord
@@ -37,6 +39,7 @@ NOW_MS: Final = 1_795_352_400_000 - 1_795_352_400_000 % HOUR_MS
 """A Sunday in November 2026, on the hour."""
 DAY: Final = "2026-11-01"
 """The first of a month, which French writes differently from other days."""
+LATER: Final = "2026-11-02"
 
 
 def key(operator: str, app: str, effect: Effect = "slowing", **changes: Any) -> CellKey:
@@ -73,9 +76,10 @@ def cell(operator: str, app: str, state: State, effect: Effect = "slowing", **ch
         undecided=0,
         detectable_rate_mbps=8.4,
         detectable_burst_kb=1500.0,
-        reasons=("lost_unknown", "time_zone_unknown") if claim else (),
+        reasons=("effect_among_slowed", "time_zone_unknown") if claim else (),
         case=None,
         updated_ms=NOW_MS,
+        log10_e_without_one=log10_e * 0.7 if log10_e > 0 else log10_e,
     )
     return replace(plain, **changes)
 
@@ -116,16 +120,20 @@ def event(what: Any, days_ago: int, log10_e: float, state: State = "corroborated
     )
 
 
-def pairs(of: CellView, seed: int = 1) -> tuple[PairRecord, ...]:
-    """As many pairs as the cell counts, with its rates or its failures, one lost and some placebo pairs."""
+def pairs(of: CellView, seed: int = 1, until: int | None = None) -> tuple[PairRecord, ...]:
+    """As many pairs as the cell counts, with its rates or its failures, some lost and some placebo pairs.
+
+    From pair `until` on, where it is given, both names are treated alike.
+    """
     rng = random.Random(seed)
     ratio = 1 - (of.slowdown.estimate if of.slowdown else 0)
     made = []
     for sequence in range(1, of.pairs + of.lost_pairs + of.placebo_pairs + 1):
         neutral = 10.2 * math.exp(rng.gauss(0, 0.12))
         kind, lost = ("placebo", False) if sequence % 9 == 0 else ("test", sequence in {14, 31})
-        app = neutral * (ratio if kind == "test" else 1) * math.exp(rng.gauss(0, 0.1))
-        fails = of.key.effect == "blocking" and kind == "test" and sequence % 12 != 5
+        treated = kind == "test" and (until is None or sequence < until)
+        app = neutral * (ratio if treated else 1) * math.exp(rng.gauss(0, 0.1))
+        fails = of.key.effect == "blocking" and treated and sequence % 12 != 5
         made.append(
             PairRecord(
                 v=1,
@@ -136,7 +144,7 @@ def pairs(of: CellView, seed: int = 1) -> tuple[PairRecord, ...]:
                 app=of.key.app,
                 direction=of.key.direction,
                 access=of.key.access,
-                day=DAY,
+                day=DAY if sequence <= of.pairs // 2 else LATER,
                 stratum="peak" if sequence % 3 else "rest",
                 probe=f"p{sequence % 4 + 1}",
                 network=f"n{sequence % 4 + 1}",
@@ -154,16 +162,9 @@ def pairs(of: CellView, seed: int = 1) -> tuple[PairRecord, ...]:
     return tuple(made)
 
 
-def by_pair(of: CellView, seed: int = 1) -> tuple[PairEvidence, ...]:
-    """Evidence that wanders to the cell's strength."""
-    rng = random.Random(seed)
-    steps = [of.log10_e / of.pairs + rng.gauss(0, 0.12) for _ in range(of.pairs)]
-    shift = (of.log10_e - math.fsum(steps)) / of.pairs
-    at, made = 0.0, []
-    for sequence, step in enumerate(steps, start=1):
-        at += step + shift
-        made.append(PairEvidence(sequence=sequence, log10_e=at))
-    return tuple(made)
+def by_pair(of: CellView, made: tuple[PairRecord, ...]) -> tuple[PairEvidence, ...]:
+    """The evidence after each pair."""
+    return tuple(PairEvidence(sequence=p.sequence, log10_e=p.whole) for p in curve(made, of.key.effect))
 
 
 def by_hour(of: CellView, hours: int) -> tuple[EvidencePoint, ...]:
@@ -175,15 +176,25 @@ def by_hour(of: CellView, hours: int) -> tuple[EvidencePoint, ...]:
             log10_e=of.log10_e * (i + 1) / hours + 0.2 * math.sin(i),
             state=of.state,
             slowdown=of.slowdown,
+            log10_e_without_one=(of.log10_e_without_one or 0.0) * (i + 1) / hours + 0.2 * math.sin(i),
         )
         for i in range(hours)
     )
 
 
-def detail(of: CaseView, hours: int = 0) -> CaseDetail:
-    """A case with its pictures; over pairs, or over time where `hours` is given."""
+def weighed(of: CellView, from_pairs: Sequence[PairRecord]) -> CellView:
+    """The cell with the strength that its pairs have, as a judge would write it."""
+    found = judged(from_pairs, of.key.effect)
+    whole, one = found.whole / math.log(10), found.without_one / math.log(10)
+    return replace(of, log10_e=whole, e_value=10.0 ** min(whole, 300), log10_e_without_one=one)
+
+
+def detail(of: CaseView, hours: int = 0, until: int | None = None) -> CaseDetail:
+    """A case with its pictures; over pairs, or over time where `hours` is given. `until`: see `pairs`."""
+    made = pairs(of.cell, until=until)
+    of = replace(of, cell=weighed(of.cell, made))
     return CaseDetail(
-        case=of, pairs=pairs(of.cell), evidence_by_pair=by_pair(of.cell), evidence_by_hour=by_hour(of.cell, hours)
+        case=of, pairs=made, evidence_by_pair=by_pair(of.cell, made), evidence_by_hour=by_hour(of.cell, hours)
     )
 
 
@@ -214,7 +225,8 @@ class ExampleStore:
             return None
         if found.probes < 3:
             return CellDetail(cell=found, pairs=(), evidence_by_pair=(), evidence_by_hour=())
-        return CellDetail(cell=found, pairs=pairs(found), evidence_by_pair=by_pair(found), evidence_by_hour=())
+        made = pairs(found)
+        return CellDetail(cell=found, pairs=made, evidence_by_pair=by_pair(found, made), evidence_by_hour=())
 
     def operators(self) -> list[OperatorView]:
         """The register."""
@@ -228,31 +240,64 @@ def operator(ident: str, place: int, brand: str) -> OperatorView:
     )
 
 
+LONG_OPERATOR: Final = "Nordwestfälische Breitband- und Telekommunikationsgesellschaft mbH & Co. KG"
+LONG_APP: Final = "an-app-with-a-name-that-nobody-would-want-to-type-on-a-telephone"
+
+
+def _flapping() -> CaseView:
+    """A case whose evidence fell below its threshold twice and came back."""
+    of = case("flap000001", cell("plover", "youtube+quic", "corroborated"), threshold_log10_e=5.6)
+    reason = "below_case_threshold"
+    return replace(
+        of,
+        history=(
+            event("opened", 9, 5.9),
+            event("no_longer_supported", 8, 5.2, "replicated", reason),
+            event("supported_again", 6, 5.8),
+            event("no_longer_supported", 5, 5.4, "replicated", reason),
+            event("supported_again", 1, 6.6),
+        ),
+    )
+
+
+def _past() -> tuple[CaseDetail, CaseDetail]:
+    """An ended case, and one that is no longer supported."""
+    over = case("ended00001", cell("osprey", "youtube", "replicated"), status="ended", ended_ms=NOW_MS)
+    over = replace(over, history=(*over.history, event("ended", 0, 5.1, "replicated")))
+    weak = case("weak000001", cell("plover", "signal", "replicated", reasons=("below_case_threshold",)))
+    reason = "below_case_threshold"
+    fell = event("no_longer_supported", 0, 2.9, "replicated", reason)
+    weak = replace(weak, supported=False, threshold_log10_e=2.5, history=(*weak.history, fell))
+    return detail(over, until=30), detail(weak, until=18)
+
+
 def world() -> ExampleStore:
-    """Every state, a case of each kind, an ended one and one that is no longer supported."""
+    """Every state, a case of each kind, ended, not supported, to and fro; hotspots, few probes, very long names."""
     slowed = case("slow000001", cell("heron", "youtube", "corroborated"))
     blocking = case("block00001", blocked("heron", "signal"))
     faster = case("fast000001", cell("osprey", "netflix", "corroborated", "prioritising"))
-    over = case("ended00001", cell("osprey", "youtube", "no_indication"), status="ended", ended_ms=NOW_MS)
-    over = replace(over, history=(*over.history, event("ended", 0, -1.0, "no_indication")))
-    weak = case("weak000001", cell("plover", "signal", "replicated", reasons=("below_case_threshold",)))
-    weak = replace(weak, supported=False, history=(*weak.history, event("no_longer_supported", 0, 2.9, "replicated")))
     few = cell("plover", "youtube", "insufficient", probes=1, slowdown=None, app_mbps=None, neutral_mbps=None)
+    wide = Interval(estimate=-0.32, low=-1.9, high=0.18)
+    hotspot = cell("heron", "youtube", "replicated", reasons=("hotspot",))
     return ExampleStore(
-        details=[detail(slowed), detail(blocking), detail(faster, hours=24), detail(over), detail(weak)],
+        details=[detail(slowed), detail(blocking), detail(faster, hours=24), *_past(), detail(_flapping())],
         plain=[
             cell("heron", "youtube", "no_indication", "blocking"),
             cell("heron", "netflix", "no_indication"),
+            replace(hotspot, key=key("heron", "youtube", access="hotspot")),
             cell("osprey", "signal", "indication", reasons=("leave_two_out",)),
-            cell("plover", "netflix", "inconclusive"),
+            cell("plover", "netflix", "inconclusive", slowdown=wide),
             replace(few, pairs=5, reasons=("fewer_than_3_probes",)),
             cell("wren", "youtube", "not_testable", slowdown=None, reasons=("busy_lines",)),
             replace(cell("wren", "netflix", "insufficient"), reasons=("few_pairs",)),
+            cell("stork", LONG_APP, "replicated", reasons=("could_be_few_probes",)),
+            cell("stork", "bittorrent+udp", "no_indication"),
         ],
         register=[
             operator("heron", 1, "Heron Telecom"),
             operator("osprey", 2, "Osprey Mobiel"),
             operator("plover", 3, "Plover & Zonen <Kabel>"),
+            operator("stork", 4, LONG_OPERATOR),
         ],
     )
 

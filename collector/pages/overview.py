@@ -12,8 +12,9 @@ from typing import Final
 from urllib.parse import quote
 
 from collector.model import CaseView, CellKey, CellView, OperatorView, State
+from collector.pages.apps import app_name
 from collector.pages.language import Words
-from collector.pages.sentence import LEAST_PROBES, app_name, sentence, short_size
+from collector.pages.sentence import LEAST_PROBES, sentence, short_size
 from collector.series import STATE_CODES, STATE_LOOKS
 
 CLAIMS: Final = ("indication", "replicated", "corroborated")
@@ -57,6 +58,8 @@ class Row:
     """One operator on one kind of line; `entries` has one tuple an app."""
 
     operator: str
+    href: str
+    """The operator's page."""
     asn: str
     line: str
     entries: tuple[tuple[Entry, ...], ...]
@@ -74,7 +77,8 @@ class OpenCase:
 class Overview:
     """Everything the page shows."""
 
-    apps: tuple[str, ...]
+    apps: tuple[tuple[str, str], ...]
+    """Name and address of each app's page, in the order of the columns."""
     rows: tuple[Row, ...]
     cases: tuple[OpenCase, ...]
     headline: str
@@ -97,6 +101,12 @@ def brand(words: Words, operator: str, register: Sequence[OperatorView]) -> str:
     return next((entry.brand for entry in register if entry.id == operator and entry.brand), operator)
 
 
+def place_name(words: Words, key: CellKey, register: Sequence[OperatorView]) -> str:
+    """Where a cell was measured: an operator, or hotspots which use it (somebody else's equipment stands there)."""
+    name = brand(words, key.operator, register)
+    return words("overview.hotspots", operator=name) if key.access == "hotspot" else name
+
+
 def cell_address(key: CellKey) -> str:
     """The address of a cell's page."""
     parts = (key.operator, key.app, key.direction, key.access, key.effect)
@@ -108,11 +118,11 @@ def overview(
 ) -> Overview:
     """The page from what the store has now."""
     by_id = {case.id: case for case in cases}
-    apps = sorted({cell.key.app for cell in cells}, key=lambda app: app_name(app).casefold())
+    apps = sorted({cell.key.app for cell in cells}, key=lambda app: app_name(words, app).casefold())
     live = [case for case in cases if case.status == "open" and case.supported]
     asked = max([case.hypotheses for case in live], default=len(cells))
     return Overview(
-        apps=tuple(app_name(app) for app in apps),
+        apps=tuple((app_name(words, app), f"/app/{quote(app, safe='')}") for app in apps),
         rows=tuple(_rows(words, cells, by_id, apps, register)),
         cases=tuple(
             OpenCase(sentence(words, case, brand(words, case.cell.key.operator, register)), f"/case/{case.id}")
@@ -157,18 +167,19 @@ def _rows(
         asn = any_cell.key.asn
         rows.append(
             Row(
-                operator=brand(words, operator, register),
+                operator=place_name(words, any_cell.key, register),
+                href=f"/operator/{quote(operator, safe='')}",
                 asn="" if asn is None else words("overview.asn", asn=asn),
                 line=words(
                     "overview.line", access=words(f"access.{access}"), direction=words(f"direction.{direction}")
                 ),
-                entries=tuple(tuple(_entries(words, by_app.get(app, ()), cases)) for app in apps),
+                entries=tuple(tuple(entries(words, by_app.get(app, ()), cases)) for app in apps),
             )
         )
     return rows
 
 
-def _entries(words: Words, cells: Sequence[CellView], cases: dict[str, CaseView]) -> list[Entry]:
+def entries(words: Words, cells: Sequence[CellView], cases: dict[str, CaseView]) -> list[Entry]:
     """What one place of the table says: every claim and every case there was; without any, one plain line."""
     telling = [cell for cell in cells if shown_state(cell) in CLAIMS or cell.case in cases]
     telling.sort(key=lambda cell: (-STATE_CODES[cell.state], -cell.log10_e, cell.key.effect))

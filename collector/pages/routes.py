@@ -10,16 +10,27 @@ from typing import Final, cast, get_args
 
 from aiohttp import web
 
+from analysis.rules import RULES
+from collector.api.shape import PAIR_COLUMNS
 from collector.keys import CONFIG, STORE, in_thread
 from collector.model import CellKey
+from collector.pages.apps import app_name
 from collector.pages.detail import case_page, cell_page
 from collector.pages.language import choose, words
 from collector.pages.overview import STATES, chip, overview
+from collector.pages.places import PlacePage, app_page, operator_page
 from collector.pages.render import HEADERS, STATIC, Place, html, static
-from collector.pages.sentence import app_name
 from probe.wire.records import Access, Direction, Effect
 
 _DATA: Final = (("/v1/cells", "JSON"), ("/v1/cells?format=csv", "CSV"), ("/v1/cases", "JSON"))
+_ADDRESSES: Final = (
+    ("/v1/cells", "cells"),
+    ("/v1/cases", "cases"),
+    ("/v1/cases/{id}", "case"),
+    ("/v1/evidence?operator={…}&app={…}&direction={…}&access={…}&effect={…}", "evidence"),
+    ("/v1/operators", "operators"),
+)
+_STEPS: Final = ("kind", "score", "bets", "mix", "cell", "leave", "compare")
 
 
 def setup(app: web.Application) -> None:
@@ -27,6 +38,9 @@ def setup(app: web.Application) -> None:
     app.router.add_get("/", _overview)
     app.router.add_get("/case/{id:[A-Za-z0-9_-]{1,64}}", _case)
     app.router.add_get("/cell/{operator}/{app}/{direction}/{access}/{effect}", _cell)
+    app.router.add_get("/operator/{operator}", _operator)
+    app.router.add_get("/app/{app}", _app)
+    app.router.add_get("/data", _data)
     app.router.add_get("/about", _about)
     app.router.add_get("/glossary", _glossary)
     app.router.add_get("/static/{name}", _static)
@@ -134,8 +148,52 @@ async def _cell(request: web.Request) -> web.Response:
             title=page.title,
             description=f"{page.chip.word}: {page.meaning}",
             page=page,
-            others_title=w("cell.other", app=app_name(key.app)),
+            others_title=w("cell.other", app=app_name(w, key.app)),
             as_of=page.as_of,
+        ),
+    )
+
+
+async def _operator(request: web.Request) -> web.Response:
+    place, store = _place(request), request.app[STORE]
+    w, operator = words(place.language), request.match_info["operator"]
+    cells, cases, register = await in_thread(lambda: (store.cells(), store.cases(), store.operators()))
+    return _about_place(place, operator_page(w, operator, cells, cases, register))
+
+
+async def _app(request: web.Request) -> web.Response:
+    place, store = _place(request), request.app[STORE]
+    w, app = words(place.language), request.match_info["app"]
+    cells, cases, register = await in_thread(lambda: (store.cells(), store.cases(), store.operators()))
+    return _about_place(place, app_page(w, app, cells, cases, register))
+
+
+def _about_place(place: Place, page: PlacePage | None) -> web.Response:
+    if page is None:
+        return _missing(place)
+    w = words(place.language)
+    description = w("place.description", name=page.title)
+    return _answer(
+        place, html("place.html", place, title=page.title, description=description, page=page, as_of=page.as_of)
+    )
+
+
+async def _data(request: web.Request) -> web.Response:
+    place, store = _place(request), request.app[STORE]
+    w = words(place.language)
+    cases = await in_thread(store.cases)
+    return _answer(
+        place,
+        html(
+            "data.html",
+            place,
+            title=w("data.title"),
+            description=w("data.intro"),
+            addresses=_ADDRESSES,
+            steps=_STEPS,
+            columns=PAIR_COLUMNS,
+            rule=RULES.name,
+            example=cases[0].id if cases else "ID",
         ),
     )
 

@@ -8,38 +8,16 @@ Always with size, interval, spread and date; never with a verdict of law. The se
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-from collector.model import CaseView, CellView, Interval
+from collector.model import CaseView, CellView, EvidencePoint, Interval
+from collector.pages.apps import app_name
 from collector.pages.language import Words
 
 LEAST_PROBES: Final = 3
 """Below this a page shows no figure of a cell."""
-_APPS: Final = {
-    "youtube": "YouTube",
-    "tiktok": "TikTok",
-    "whatsapp": "WhatsApp",
-    "disneyplus": "Disney+",
-    "disney-plus": "Disney+",
-    "primevideo": "Prime Video",
-    "prime-video": "Prime Video",
-    "msteams": "Microsoft Teams",
-    "teams": "Microsoft Teams",
-    "facetime": "FaceTime",
-    "bittorrent": "BitTorrent",
-    "wireguard": "WireGuard",
-    "openvpn": "OpenVPN",
-    "x": "X",
-}
-
-
-def app_name(app: str) -> str:
-    """An app as its maker writes it; a profile we have no spelling for begins with a capital."""
-    if app in _APPS:
-        return _APPS[app]
-    plain = app.replace("-", " ").replace("_", " ")
-    return plain[:1].upper() + plain[1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,34 +76,77 @@ def spread(cell: CellView) -> float:
     return cell.slowed / cell.probes if cell.probes else 0.0
 
 
-def sentence(words: Words, case: CaseView, operator: str) -> str:
-    """The sentence of a case. `operator` is the brand as the register has it."""
-    cell = case.cell
-    found = size(cell)
+def sentence(words: Words, case: CaseView, operator: str, hours: Sequence[EvidencePoint] = ()) -> str:
+    """The sentence of a case. `operator` is the brand as the register has it.
+
+    What is no longer so is told as past: an ended case with the size it had while it was open, which is that of the
+    last of `hours` in which it was; a case that lost its support, or was taken back, with what it had said.
+    """
+    text = _present(words, case, operator) if case.status == "open" and case.supported else ""
+    if case.status == "ended":
+        text = _ended(words, case, operator, hours)
+    elif not text:
+        text = _taken_back(words, case, operator)
+    return words("sentence.hotspot", operator=operator) + text if case.cell.key.access == "hotspot" else text
+
+
+def _figures(words: Words, found: Size | None) -> dict[str, str]:
     low, high = ("–", "–") if found is None else words.percents(found.low, found.high)
-    text = words(
-        f"sentence.{cell.key.effect}",
+    x = words("sentence.size_unknown") if found is None else words.percent(found.estimate)
+    return {"x": x, "lo": low, "hi": high}
+
+
+def _present(words: Words, case: CaseView, operator: str) -> str:
+    return words(
+        f"sentence.{case.cell.key.effect}",
         operator=operator,
-        app=app_name(cell.key.app),
-        x=words("sentence.size_unknown") if found is None else words.percent(found.estimate),
-        lo=low,
-        hi=high,
+        app=app_name(words, case.cell.key.app),
+        p=words.percent(spread(case.cell)),
+        date=words.day(case.onset_day),
+        **_figures(words, size(case.cell)),
+    )
+
+
+def _ended(words: Words, case: CaseView, operator: str, hours: Sequence[EvidencePoint]) -> str:
+    cell = case.cell
+    then = next((hour for hour in reversed(hours) if hour.state == "corroborated" and hour.slowdown is not None), None)
+    if then is not None and cell.key.effect != "blocking":
+        cell = replace(cell, slowdown=then.slowdown)
+    return words(
+        f"sentence.ended_{cell.key.effect}",
+        operator=operator,
+        app=app_name(words, cell.key.app),
         p=words.percent(spread(cell)),
         date=words.day(case.onset_day),
+        end=words.day_of(_since(case)),
+        **_figures(words, size(cell)),
     )
-    return words("sentence.hotspot", operator=operator) + text if cell.key.access == "hotspot" else text
+
+
+def _taken_back(words: Words, case: CaseView, operator: str) -> str:
+    claim = words(f"claim.{case.cell.key.effect}", app=app_name(words, case.cell.key.app), operator=operator)
+    if case.status != "open":
+        return words("sentence.taken_back", claim=claim)
+    opened, end = words.day_of(case.opened_ms), words.day_of(_since(case))
+    return words("sentence.unsupported", opened=opened, end=end, claim=claim)
+
+
+def _since(case: CaseView) -> int:
+    """When a case became what it is now, Unix ms."""
+    if case.ended_ms is not None:
+        return case.ended_ms
+    falls = [event.at_ms for event in case.history if event.what == "no_longer_supported"]
+    if case.status == "open":
+        return falls[-1] if falls else case.cell.updated_ms
+    return case.history[-1].at_ms if case.history else case.opened_ms
 
 
 def status_note(words: Words, case: CaseView) -> str | None:
     """What follows the sentence when the case is no longer simply open."""
-    last = case.history[-1] if case.history else None
-    if case.status == "open":
-        if case.supported:
-            return None
-        since = [event.at_ms for event in case.history if event.what == "no_longer_supported"]
-        return words("status.not_supported", date=words.day_of(since[-1] if since else case.cell.updated_ms))
-    at = case.ended_ms if case.ended_ms is not None else (last.at_ms if last is not None else case.opened_ms)
-    return words(f"status.{case.status}", date=words.day_of(at))
+    if case.status == "open" and case.supported:
+        return None
+    kind = "not_supported" if case.status == "open" else case.status
+    return words(f"status.{kind}", date=words.day_of(_since(case)))
 
 
 def short_size(words: Words, cell: CellView) -> tuple[str, str] | None:

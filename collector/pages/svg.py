@@ -50,6 +50,11 @@ def text(x: float, y: float, words: str, class_: str = "label", anchor: str = "s
     return element("text", words, x=f"{_plain(x)}%", y=y, class_=class_, text_anchor=anchor)
 
 
+def shorten(words: str, most: int = 22) -> str:
+    """A label that fits a phone; what is cut off stands in the title, the description and the table."""
+    return words if len(words) <= most else words[: most - 1].rstrip(" ,.(") + "…"
+
+
 def box(x: float, y: float, width: float, height: float, class_: str) -> Markup:
     """A rectangle; x and width in percent."""
     return element("rect", x=f"{_plain(x)}%", y=y, width=f"{_plain(max(width, 0.0))}%", height=height, class_=class_)
