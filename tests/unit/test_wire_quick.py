@@ -78,9 +78,9 @@ def test_a_quick_reader_accepts_only_what_is_accepted_with_care(cls, data):
         if data.draw(st.integers(0, 3)) == 0:
             del parent[path[-1]]
         elif data.draw(st.integers(0, 5)) == 0 and isinstance(parent, dict):
-            parent["from_the_future"] = data.draw(ANYTHING)
+            parent["from_the_future"] = copy.deepcopy(data.draw(ANYTHING))
         else:
-            parent[path[-1]] = data.draw(ANYTHING)
+            parent[path[-1]] = copy.deepcopy(data.draw(ANYTHING))
     careful = with_care(cls, value)
     try:
         read = quick.reader(cls)(value)
@@ -142,6 +142,9 @@ def depth_with_care(text):
     return True
 
 
+OPEN, SHUT = "{[{[{[{", "}]}]}]}"
+
+
 @settings(max_examples=1500)
 @given(st.text(alphabet='"\\[]{},:1a', max_size=60))
 @example('"["' + "[" * 13)
@@ -150,7 +153,7 @@ def depth_with_care(text):
 @example("[{" * 6 + "}]" * 6)
 @example("[" * 13 + "]" * 13)
 @example("{[" * 6 + "{}" + "]}" * 6)
-@example("[" * 7 + '"\\"' + "]" * 7 + '\\""' + "[" * 7 + "]" * 7 + '"\\"' + "[" * 7 + '\\""' + "]" * 7)
+@example(f'{OPEN}"\\"{SHUT}\\""{OPEN}{SHUT}"\\"{OPEN}\\""{SHUT}')
 @example('"\\"' + "[" * 13 + "]" * 13 + '"')
 def test_plainly_shallow_is_shallow(text):
     if codec._is_shallow(text.encode()):
