@@ -170,12 +170,10 @@ def test_neighbours_are_served_as_long_as_the_line_has_room() -> None:
 
 def test_a_greedy_network_leaves_room_for_the_others() -> None:
     crowd = Crowd(capacity_mbps=200.0)
-    taken = 0
-    while not isinstance(crowd.open("greedy", pace=50.0), tuple):
-        taken += 1
-    assert 1 <= taken <= 2
+    while not isinstance(crowd.open("greedy"), tuple):
+        assert crowd.booked <= 150
+    assert [crowd.granted(f"home {n}").most_pace_mbps for n in range(2)] == [12, 12]
     assert crowd.booked <= 200
-    assert crowd.granted("somebody else", pace=12.0).most_pace_mbps >= 6
     crowd = Crowd(sessions=500, sessions_per_prefix=256)
     assert [type(crowd.open("greedy")) for _ in range(256)] == [SessionGrant] * 256
     assert crowd.open("greedy") == (429, "quota")
