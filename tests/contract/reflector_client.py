@@ -131,6 +131,65 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
+# -- carriers without TLS, written from spec/carriers.md alone -------------------------------------------------------
+
+SERVER_FLIGHT = 127 + 6 + (5 + 38) + (5 + 2838) + (5 + 97) + (5 + 53)
+FLIGHTS = {"app": b"\x13BitTorrent protocol" + bytes(8) + b"i" * 20 + b"-XX1000-" + b"p" * 12}
+FLIGHTS["opaque"] = b"\xd9" + bytes(255 - byte for byte in FLIGHTS["app"][1:])
+ANSWERS = {arm: bytes(reversed(flight)) for arm, flight in FLIGHTS.items()}
+
+
+def sealed(raw: bytes) -> bytes:
+    salt = secrets.token_bytes(16)
+    mask = hashlib.shake_256(salt).digest(len(raw))
+    return salt + bytes(a ^ b for a, b in zip(raw, mask, strict=True))
+
+
+def record(body: bytes) -> bytes:
+    return b"\x17\x03\x03" + struct.pack("!H", len(body)) + body
+
+
+def finish_of(raw: bytes) -> bytes:
+    """What ends the shape of a handshake: ChangeCipherSpec, a Finished's size, the hello."""
+    return bytes.fromhex("140303000101") + record(secrets.token_bytes(53)) + record(sealed(raw))
+
+
+def client_hello(name: str, session_id: bytes, alpn: tuple[str, ...] = ("h2",)) -> bytes:
+    """OpenSSL's own, with this session id."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(list(alpn))
+    outgoing = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name).do_handshake()
+    raw = outgoing.read()
+    assert raw[43] == 32
+    return raw[:44] + session_id + raw[76:]
+
+
+def exactly(sock: socket.socket, count: int) -> bytes:
+    """So many bytes, or what came until the end."""
+    got = b""
+    with suppress(ConnectionResetError):
+        while len(got) < count and (piece := sock.recv(count - len(got))):
+            got += piece
+    return got
+
+
+def announced(arm: str) -> dict[str, Any]:
+    flight = FLIGHTS[arm]
+    return {
+        "flight": hashlib.sha256(flight).hexdigest(),
+        "flight_bytes": len(flight),
+        "answer": ANSWERS[arm].hex(),
+    }
+
+
+STREAM = {"carrier": "stream", "app_bytes": announced("app"), "neutral_bytes": announced("opaque")}
+"""What a commitment of the carrier `stream` says more."""
+
+
 @dataclass
 class Got:
     """What the client saw of a segment."""
@@ -141,7 +200,7 @@ class Got:
     bins: list[int] = field(default_factory=list)
 
 
-def take(sock: ssl.SSLSocket, until_s: float = 60.0) -> Got:
+def take(sock: socket.socket, until_s: float = 60.0) -> Got:
     """Read until it ends."""
     got, start = Got(), time.monotonic()
     buffer = bytearray(256 * 1024)
@@ -176,7 +235,7 @@ def ending(sock: socket.socket, otherwise: str) -> str:
     return otherwise
 
 
-def give(sock: ssl.SSLSocket, mbps: float, most_s: float) -> Got:
+def give(sock: socket.socket, mbps: float, most_s: float) -> Got:
     """Send at about this rate until it ends."""
     got, start = Got(), time.monotonic()
     piece = secrets.token_bytes(8 * 1024)
@@ -235,12 +294,28 @@ class Session:
         answer = self.post(f"/pairs/{pair}/reveal", {"nonce": self.nonce.hex()})
         assert answer.status == 200, answer
         self.order = answer.body
-        names = {"app": APP, "neutral": NEUTRAL}
+        names = {"app": APP, "neutral": NEUTRAL, "opaque": "opaque"}
         return [(t, names[arm]) for t, arm in zip(answer.body["tickets"], answer.body["arms"], strict=True)]
 
     def open(self, ticket: str, name: str | None, direction: str = "down", **more: Any) -> ssl.SSLSocket:
         sock = tls(connect(self.there.data_port), name)
         sock.sendall(hello(ticket, direction, **more))
+        return sock
+
+    def open_hello(self, ticket: str, name: str, direction: str = "down") -> socket.socket:
+        sock = connect(self.there.data_port)
+        sock.sendall(client_hello(name, bytes.fromhex(ticket) + secrets.token_bytes(16)))
+        assert len(exactly(sock, SERVER_FLIGHT)) == SERVER_FLIGHT
+        sock.sendall(finish_of(hello(ticket, direction)))
+        return sock
+
+    def open_stream(self, ticket: str, name: str, direction: str = "down") -> socket.socket:
+        arm = "opaque" if name == "opaque" else "app"
+        sock = connect(self.there.data_port)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.sendall(FLIGHTS[arm])
+        sock.sendall(secrets.token_bytes(1200 - len(FLIGHTS[arm])) + sealed(hello(ticket, direction)))
+        assert exactly(sock, len(ANSWERS[arm])) == ANSWERS[arm]
         return sock
 
     def down(self, ticket: str, name: str, **more: Any) -> Got:
