@@ -186,7 +186,7 @@ def _measure(stage: Stage, plan: Plan, apps: Sequence[str]) -> list[Path]:
     while any(process.poll() is None for process in running):
         if time.monotonic() > deadline:
             raise StageError(
-                f"a probe did not end in {plan.patience_s(len(apps)):.0f} s; its last words: {_last(logs)}"
+                f"a probe did not end in {plan.patience_s(len(apps)):.0f} s; its last words: {last_words(logs)}"
             )
         if time.monotonic() - shown >= PROGRESS_S:
             shown = time.monotonic()
@@ -195,7 +195,7 @@ def _measure(stage: Stage, plan: Plan, apps: Sequence[str]) -> list[Path]:
         time.sleep(POLL_S)
     for process, log in zip(running, logs, strict=True):
         if process.returncode:
-            raise StageError(f"a probe ended with exit code {process.returncode}: {_last([log])}")
+            raise StageError(f"a probe ended with exit code {process.returncode}: {last_words([log])}")
     return outs
 
 
@@ -212,7 +212,8 @@ def _progress(log: Path) -> tuple[int, int]:
     return done, of
 
 
-def _last(logs: Sequence[Path]) -> str:
+def last_words(logs: Sequence[Path]) -> str:
+    """The last line of several logs."""
     lines = [line for log in logs for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
     return lines[-1] if lines else "none"
 

@@ -96,7 +96,7 @@ class Stage:
         self._seed, self._day_s, self._given = seed, day_s, directory
         self._undo = contextlib.ExitStack()
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._control_port = 0
+        self._control_port = self._data_port = 0
         self._pin = ""
         self._ports: list[int] = []
         self.reflector: subprocess.Popen[bytes] | None = None
@@ -218,7 +218,7 @@ class Stage:
         answer: dict[str, Any] = json.loads(started)
         self.reflector_key = str(answer.get("key", ""))
         self._pin = f"#sha256={answer['pin']}"
-        self._control_port = ports[0]
+        self._control_port, self._data_port = ports
         self.carry(ports)
 
     @property
@@ -266,6 +266,10 @@ class Stage:
             process = self._warden.adopt(subprocess.Popen(argv, **options))
         self._processes.append(process)
         return process
+
+    def data_address(self, operator: Operator) -> tuple[str, int]:
+        """Where this operator's subscribers find the reflector's data port."""
+        return self.address_for(operator), self._data_port
 
     def internet_sysctl(self, key: str, value: str) -> None:
         """Write a setting below /proc/sys/net on the reflector's side; the relay has no side of its own."""

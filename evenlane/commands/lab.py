@@ -42,6 +42,32 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     run_parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     run_parser.set_defaults(func=run)
+    _register_nulls(actions)
+
+
+def _register_nulls(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "check the machinery itself: pairs over an even operator must come out even"
+    nulls = actions.add_parser(
+        "nulls",
+        help=text,
+        description=text + ". As many placebo pairs (two neutral names) run besides.",
+        epilog="Exit codes: 0 everything is even, 1 something is not, 2 usage, 3 could not run.",
+    )
+    nulls.add_argument(
+        "--driver", choices=("tun", "veth", "relay"), help="how to emulate (default: the first that works here)"
+    )
+    nulls.add_argument("--pairs", metavar="N", type=_many, default=400, help="test pairs in all, at least (400)")
+    nulls.add_argument("--probes", metavar="N", type=_count, default=4, help="subscribers, in parallel (4)")
+    nulls.add_argument("--segment-s", metavar="S", type=_seconds, default=0.5, help="length of a transfer (0.5)")
+    nulls.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    nulls.set_defaults(func=run_nulls)
+
+
+def _many(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 20_000:
+        raise argparse.ArgumentTypeError("must lie between 1 and 20000")
+    return number
 
 
 def _count(text: str) -> int:
@@ -100,3 +126,21 @@ def run(args: argparse.Namespace) -> int:
     if void and all(outcome.void_reason for outcome in wrong):
         raise CannotRun(f"this machine was too busy for a verdict ({void}); try again when it is idle")
     return 1 if wrong else 0
+
+
+def run_nulls(args: argparse.Namespace) -> int:
+    """The A/A check; 0 when nothing speaks for a difference that nobody made."""
+    from evenlane.extras import CannotRun, load
+
+    nulls = load("lab.nulls", extra="lab")
+    from lab.drivers import NoDriver
+    from lab.stage import StageError
+
+    try:
+        found = nulls.run(args.pairs, probes=args.probes, segment_s=args.segment_s, driver=args.driver)
+    except (NoDriver, StageError) as error:
+        raise CannotRun(str(error)) from error
+    print(json.dumps(found.as_json(), allow_nan=False) if args.json else nulls.table(found))
+    if found.wrong and found.void_reason:
+        raise CannotRun(f"this machine was too busy for a verdict ({found.void_reason}); try again when it is idle")
+    return 1 if found.wrong else 0
