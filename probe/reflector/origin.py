@@ -11,6 +11,7 @@ import csv
 import hashlib
 import hmac
 import ipaddress
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,7 +152,10 @@ class MaxMindTable:
         """The entry of the longest prefix that holds `address`."""
         if address.version == 6 and self._reader.metadata().ip_version == 4:
             return None
-        found = self._reader.get(str(address))
+        try:
+            found = self._reader.get(str(address))
+        except _damaged():
+            return None  # what cannot be read is not known
         return entry_of(found) if isinstance(found, dict) else None
 
 
@@ -170,13 +174,23 @@ def entry_of(found: dict[str, Any]) -> Entry:
     )
 
 
+def _damaged() -> tuple[type[Exception], ...]:
+    """What maxminddb raises from a file that is cut off or changed: its decoder trusts types and offsets."""
+    import maxminddb  # noqa: PLC0415 (an extra)
+
+    return (
+        maxminddb.InvalidDatabaseError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
+        RecursionError, struct.error,
+    )  # fmt: skip
+
+
 def read_maxmind_table(path: Path) -> MaxMindTable:
     """Load a .mmdb file into memory. Raises TableError, OSError."""
     import maxminddb  # noqa: PLC0415 (an extra)
 
     try:
         return MaxMindTable(maxminddb.open_database(path, maxminddb.MODE_MEMORY))
-    except (maxminddb.InvalidDatabaseError, ValueError) as error:
+    except _damaged() as error:
         raise TableError(f"{path} is not a MaxMind file: {error}") from None
 
 

@@ -19,7 +19,7 @@ from analysis.plan import DEFAULT_PLAN
 from analysis.sources import SourceError, corpus, read_files
 from collector.config import Config, ConfigError, load
 from lab import scenario
-from probe.profiles.model import LIBRARY, NEUTRAL, NeutralPool, Profile, ProfileError, parse
+from probe.profiles.model import LIBRARY, NEUTRAL, AppFile, NeutralPool, ProfileError, parse
 from probe.reflector.origin import Origins, TableError, entry_of, read_table
 from probe.spool import Entry, Spool
 from probe.state import State, StateError
@@ -100,7 +100,7 @@ def fuzz_maxmind_entry(data: bytes) -> None:
 def fuzz_profile(data: bytes) -> None:
     """A profile is refused with ProfileError in one sentence, or is read again as itself."""
     text = data.decode("utf-8", "replace")
-    for kind in (Profile, NeutralPool):
+    for kind in (AppFile, NeutralPool):
         try:
             found = parse(kind, text, f"{NEUTRAL}.toml")
         except ProfileError as error:

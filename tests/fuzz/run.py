@@ -74,7 +74,7 @@ def run_target(name: str, seconds: int) -> Result:
         folder.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(target.inputs()):
         (seeds / f"{number:04d}").write_bytes(data)
-    before = set(found.iterdir())
+    before = set(found.glob(f"{name}-*"))
     argv = [sys.executable, str(Path(__file__)), "--child", name, "--"]
     argv += [f"-max_total_time={seconds}", f"-max_len={target.most}", f"-timeout={SLOWEST_S}"]
     argv += [
@@ -91,7 +91,7 @@ def run_target(name: str, seconds: int) -> Result:
     took = time.monotonic() - start
     log = child.stdout + child.stderr
     (WORK / f"{name}.log").write_text(log, encoding="utf-8")
-    findings = tuple(sorted(path for path in set(found.iterdir()) - before))
+    findings = tuple(sorted(path for path in set(found.glob(f"{name}-*")) - before))
     executions = _last(r"stat::number_of_executed_units:\s+(\d+)", log) or _last(r"#(\d+)\s", log)
     if child.returncode and not findings:
         raise SystemExit(f"{name} did not run:\n{log[-3000:]}")
