@@ -65,6 +65,26 @@ class Dialer:
             return sock
         raise failure
 
+    def connect_datagrams(self, host: str, port: int) -> socket.socket:
+        """A UDP socket connected to the address at which this host answered over TCP; every call has a new port.
+
+        Raises OSError (gaierror where the name does not resolve).
+        """
+        known = self._chosen.get((host, port))
+        if known is None:
+            # Nothing over TCP to this port yet: the address of another port of the host will do.
+            known = next((found for (name, _), found in self._chosen.items() if name == host), None)
+        family, address = known or self._resolve(host, port)[0]
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            if self._bind is not None:
+                sock.bind((self._bind, 0))
+            sock.connect((address[0], port, *address[2:]))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
     def _resolve(self, host: str, port: int) -> list[_Candidate]:
         family = socket.AF_UNSPEC
         if self._bind is not None:

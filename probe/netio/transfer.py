@@ -13,10 +13,11 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
+from probe.netio.datagram import run_datagrams
 from probe.netio.dial import (
     Dialer,
     SenderOptions,
@@ -29,6 +30,7 @@ from probe.netio.dial import (
 )
 from probe.netio.stream import HelloMaker, greetings, records, shake, take_answer
 from probe.protocol import sealed
+from probe.protocol.datagram import UDP_CARRIERS
 from probe.protocol.session import UP_GRACE_S
 from probe.protocol.steps import Calibrate, RunSegment, SegmentFacts
 from probe.wire.failure import Failure, classify
@@ -99,6 +101,10 @@ class Transfers:
         `client_hello` is for the carrier `hello`, which cannot do without.
         """
         passed, cpu, wall = self._count(), time.process_time(), time.monotonic()
+        if step.carrier in UDP_CARRIERS:
+            found = run_datagrams(self._dialer, step.endpoint.host or self._control_host, step, self._view)
+            others_kb = self._others_kb(passed, found.wire_bytes)
+            return replace(found.facts, household_kb=others_kb, cpu_limited=_is_cpu_limited(cpu, wall))
         opened = self._open(step, self._handshake(step, alpn, client_hello))
         moved, hello_sent, options, info = _Moved(failure=opened.failure), False, None, None
         if opened.sock is not None:
@@ -106,7 +112,6 @@ class Transfers:
             moved, hello_sent = self._move(opened.sock, step, sleep_mbps=_sleep_pace(options, step.pace_mbps))
             info = tcp_info(opened.sock)
             reset(opened.sock)
-        busy = (time.process_time() - cpu) / max(_CPU_NOTICED_S, time.monotonic() - wall)
         return SegmentFacts(
             hello_sent=hello_sent,
             failure=moved.failure,
@@ -119,7 +124,7 @@ class Transfers:
             retransmits=info.retransmits if info else None,
             rtt_min_ms=info.rtt_min_ms if info else None,
             household_kb=self._others_kb(passed, info.wire_bytes if info else moved.bytes),
-            cpu_limited=busy > _CPU_LIMITED,
+            cpu_limited=_is_cpu_limited(cpu, wall),
         )
 
     def calibrate(self, step: Calibrate, alpn: Sequence[str]) -> float | None:
@@ -222,6 +227,11 @@ class Transfers:
         if self._records is None:
             self._records = memoryview(records())
         return self._records
+
+
+def _is_cpu_limited(cpu: float, wall: float) -> bool:
+    """Whether this process computed nearly all the time since these two readings."""
+    return (time.process_time() - cpu) / max(_CPU_NOTICED_S, time.monotonic() - wall) > _CPU_LIMITED
 
 
 def _sleep_pace(options: SenderOptions | None, pace_mbps: float) -> float:

@@ -19,10 +19,12 @@ from probe.protocol.session import decode_hello
 from probe.wire.codec import WireError
 from probe.wire.limits import MAX_HEAD
 from probe.wire.messages import DataHello
+from probe.wire.records import Carrier
 
 Role = Literal["probe", "reflector"]
 RandomBytes = Callable[[int], bytes]
 
+UDP_CARRIERS: Final[tuple[Carrier, ...]] = ("quic", "datagram")
 DATAGRAM_BYTES: Final = 1200
 """UDP payload of each data datagram: fits IPv6's smallest MTU (RFC 8200, section 5; RFC 9000, section 14)."""
 SIGNAL_BYTES: Final = 96

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
-from probe.protocol.accounts import Job, NoJob
-from probe.protocol.datagram import SIGNAL_BYTES, Codec, Cookies, Opening, challenge, read_opening
+from probe.protocol.accounts import Awaited, Job, NoJob
+from probe.protocol.datagram import SIGNAL_BYTES, UDP_CARRIERS, Codec, Cookies, Opening, challenge, read_opening
 from probe.protocol.datagram_flow import Filler
 from probe.protocol.session import HELLO_WAIT_S
 from probe.wire.messages import DataHello
@@ -28,23 +28,15 @@ Verdict = Literal[
 ]
 
 
-class Expected(NamedTuple):
-    """What the booking knows of a ticket that is good now."""
-
-    carrier: Carrier
-    answer: bytes
-    head: bytes
-
-
 class Keeper(Protocol):
     """The booking, as the door needs it."""
 
-    def expects(self, hello: DataHello) -> Expected | None:
-        """What a ticket may open now; asking uses nothing up."""
+    def awaited(self, ticket: str) -> Awaited | None:
+        """What a ticket is good for; asking uses nothing up."""
         ...
 
-    def open(self, hello: DataHello, carrier: Carrier, flight: str) -> Job | NoJob:
-        """Use the ticket."""
+    def open(self, hello: DataHello, carrier: Carrier, flight: str) -> Job | NoJob | None:
+        """Use the ticket. None: there is no room at the moment, and the ticket is as good as before."""
         ...
 
 
@@ -113,8 +105,8 @@ class Door:
         return Entered("first", [])
 
     def _challenge(self, flow: bytes, knock: _Knock, opening: Opening, now: float) -> Entered:
-        expected = self._keeper.expects(opening.hello)
-        if expected is None or expected.head != opening.head:
+        expected = self._expected(opening)
+        if expected is None:
             return Entered("refused", [])
         ticket = opening.hello.ticket
         codec = Codec(ticket, "reflector", expected.head)
@@ -130,12 +122,20 @@ class Door:
     def _enter(self, flow: bytes, knock: _Knock, opening: Opening, now: float) -> Entered:
         if not self._cookies.is_good(opening.cookie, flow, opening.hello.ticket, now):
             return Entered("bad_cookie", [])
-        expected = self._keeper.expects(opening.hello)
-        if expected is None or expected.head != opening.head:
+        expected = self._expected(opening)
+        if expected is None:
             return Entered("refused", [])
         job = self._keeper.open(opening.hello, expected.carrier, knock.flight)
+        if job is None:
+            return Entered("no_room", [])  # the probe asks again
         self._drop(flow)
         return Entered("refused", []) if isinstance(job, NoJob) else Entered("opened", [], job)
+
+    def _expected(self, opening: Opening) -> Awaited | None:
+        found = self._keeper.awaited(opening.hello.ticket)
+        if found is None or not found.is_waiting or found.carrier not in UDP_CARRIERS or found.head != opening.head:
+            return None
+        return found
 
     def _forget(self, now: float) -> None:
         """Drop what is too old; amortised constant, because knocks are in the order of their time."""

@@ -15,6 +15,7 @@ from typing import Final
 
 from probe.protocol.accounts import PUBLIC_CAPACITY_MBPS, PUBLIC_PACE_MBPS, PUBLIC_SESSION_BYTES, Limits
 from probe.reflector.data import DataLimits
+from probe.reflector.datagrams import DatagramLimits
 from probe.reflector.keys import SIGNING_KEY, Certificate, NetworkKey, load_signer
 from probe.reflector.origin import Table, TableError, read_table
 from probe.reflector.receipts import ASIDE_BYTES, Receipts
@@ -45,6 +46,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     data_limits: DataLimits = field(default_factory=lambda: DataLimits(handshakes=1024, handshakes_per_prefix=256))
     """As many handshakes from one network as it may have sessions: a neighbour's must never look like blocking."""
+    datagram_limits: DatagramLimits = field(default_factory=DatagramLimits)
     journal_bytes: int = 2_000_000_000
     """With so many bytes of records kept no session is opened, because none may be lost; 0 is no bound."""
     aside_bytes: int = ASIDE_BYTES

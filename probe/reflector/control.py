@@ -25,6 +25,7 @@ from probe.protocol.booking import Booking
 from probe.protocol.desk import Answer, ControlRequest, answer, refusal_answer
 from probe.protocol.session import encode_message
 from probe.reflector.data import DataPlane
+from probe.reflector.datagrams import DatagramPlane
 from probe.reflector.logs import LOG
 from probe.reflector.metrics import CONTENT_TYPE, Metrics
 from probe.reflector.origin import Address, parse_address, prefix_of
@@ -71,6 +72,7 @@ class ControlParts:
     booking: Booking
     lock: threading.Lock
     data: DataPlane
+    datagrams: DatagramPlane
     witness: Witness
     pool: Pool
     metrics: Metrics
@@ -255,6 +257,7 @@ class Control:
             # The reset that ends the segment may still be on its way here.
             if asyncio.get_running_loop().time() >= deadline:
                 parts.data.end(found.tickets)
+                parts.datagrams.end(found.tickets)
                 force = True
             await asyncio.sleep(_POLL_S)
 

@@ -41,6 +41,11 @@ class Metrics:
         self.data_ended = counter("data_connections_ended", "Data connections over, by how.", "end")
         self.data_open = gauge("data_connections_open", "Data connections open.")
         self.data_bytes = counter("data_bytes", "Bytes counted in segments and calibrations.", "direction")
+        self.datagram_knocks = counter(
+            "datagram_knocks", "UDP datagrams of no segment, by what became of them.", "verdict"
+        )
+        self.datagram_flows_ended = counter("datagram_segments_ended", "UDP segments over, by how they ended.", "end")
+        self.datagram_flows_open = gauge("datagram_segments_open", "UDP segments running.")
         self.saturated = counter("segments_saturated", "Segments during which this reflector was short of CPU.")
         self.capacity = gauge("capacity_mbps", "What the line is said to carry each way; 0 is not booked.")
         self.booked = gauge("booked_mbps", "What open sessions have booked of it, headers included.")

@@ -20,6 +20,7 @@ from typing import IO, Final
 
 from probe.protocol.accounts import RETRY_AFTER_S, Refusal, refuse
 from probe.protocol.booking import Booking, Identity
+from probe.protocol.datagram import UDP_CARRIERS
 from probe.reflector.config import (
     Announcement,
     Config,
@@ -33,6 +34,7 @@ from probe.reflector.config import (
 )
 from probe.reflector.control import Control, ControlParts
 from probe.reflector.data import DataPlane
+from probe.reflector.datagrams import DatagramPlane
 from probe.reflector.delivery import Delivery
 from probe.reflector.keys import Certificate
 from probe.reflector.listen import CannotListen, listen
@@ -43,6 +45,7 @@ from probe.reflector.origin import Address, Origins
 from probe.reflector.pool import Pool, url_host
 from probe.reflector.receipts import Receipts
 from probe.reflector.renewal import Renewal
+from probe.reflector.udp import open_ports
 from probe.reflector.witness import Witness
 from probe.wire.records import Origin, Software
 
@@ -68,6 +71,7 @@ class Reflector:
         self._tasks: list[asyncio.Task[None]] = []
         self._was_full = False
         self._receipts: Receipts | None = None
+        self._datagrams: DatagramPlane | None = None
         self._booking: Booking | None = None
         self._witness: Witness | None = None
         self._metrics = Metrics()
@@ -88,12 +92,13 @@ class Reflector:
             control_listeners, data_listeners = listen(config.hosts, config.control_port, config.data_port)
         except CannotListen as error:
             raise ReflectorError(str(error)) from None
+        udp_ports = open_ports(data_listeners)
         pool = Pool(config.hosts, control_listeners[0].getsockname()[1], data_listeners[0].getsockname()[1])
         identity = Identity(
             key_id=opened.signer.key_id,
             data_certificate=opened.data_certificate.digest,
             software=_software(config.version),
-            carriers=CARRIERS,
+            carriers=CARRIERS + (UDP_CARRIERS if udp_ports else ()),
         )
         self._booking = Booking(identity=identity, limits=config.limits, random_bytes=secrets.token_bytes)
         self._metrics.capacity.set(config.limits.capacity_mbps)
@@ -113,12 +118,22 @@ class Reflector:
             on_death=died,
             limits=config.data_limits,
         )
+        self._datagrams = DatagramPlane(
+            ports=udp_ports,
+            booking=self._booking,
+            lock=self._booking_lock,
+            origin_of=origin_of,
+            metrics=self._metrics,
+            on_death=died,
+            limits=config.datagram_limits,
+        )
         health = {"version": config.version, "key": opened.signer.key_id}
         self._control = Control(
             ControlParts(
                 booking=self._booking,
                 lock=self._booking_lock,
                 data=self._data,
+                datagrams=self._datagrams,
                 witness=self._witness,
                 pool=pool,
                 metrics=self._metrics,
@@ -138,6 +153,7 @@ class Reflector:
         )
         sys.setswitchinterval(_SWITCH_S)
         self._data.start()
+        self._datagrams.start()
         await self._control.start(control_listeners, context)
         self._begin_tasks(opened)
         return Announcement(
@@ -210,6 +226,8 @@ class Reflector:
             await self._control.stop()
         if self._data is not None:
             await asyncio.to_thread(self._data.stop)
+        if self._datagrams is not None:
+            await asyncio.to_thread(self._datagrams.stop)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
