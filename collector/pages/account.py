@@ -18,7 +18,7 @@ from collector.pages.sentence import size
 from probe.wire.records import PairRecord
 
 FIRST_LINES: Final = 2
-LAST_LINES: Final = 10
+LAST_LINES: Final = 6
 """Of a history that is longer than both together, the middle is left to the data."""
 OFFICIAL_TEXT: Final = "http://data.europa.eu/eli/reg/2015/2120/oj"
 """European Legislation Identifier of Regulation (EU) 2015/2120, OJ L 310, 26.11.2015, p. 1."""

@@ -76,7 +76,7 @@ def case_page(words: Words, detail: CaseDetail, register: Sequence[OperatorView]
     return CasePage(
         id=case.id,
         title=words(
-            "case.title",
+            f"case.title{_hotspot(cell)}",
             app=name,
             operator=place_name(words, cell.key, register),
             effect=words(f"effect.{cell.key.effect}"),
@@ -122,7 +122,7 @@ def cell_page(
     ]
     return CellPage(
         title=words(
-            "cell.title",
+            f"cell.title{_hotspot(cell)}",
             app=name,
             operator=place_name(words, cell.key, register),
             question=words(f"effect_question.{cell.key.effect}"),
@@ -146,6 +146,10 @@ def cell_page(
         ),
         as_of=words("site.as_of", moment=words.moment(cell.updated_ms)),
     )
+
+
+def _hotspot(cell: CellView) -> str:
+    return "_hotspot" if cell.key.access == "hotspot" else ""
 
 
 def _replicated(words: Words) -> Threshold:

@@ -268,7 +268,7 @@ def _past() -> tuple[CaseDetail, CaseDetail]:
     reason = "below_case_threshold"
     fell = event("no_longer_supported", 0, 2.9, "replicated", reason)
     weak = replace(weak, supported=False, threshold_log10_e=2.5, history=(*weak.history, fell))
-    return detail(over, until=30), detail(weak, until=18)
+    return detail(over, until=50), detail(weak, until=30)
 
 
 def world() -> ExampleStore:

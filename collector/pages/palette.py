@@ -34,8 +34,11 @@ DARK: Final = {
     "neutral": "#a6a6a0",
     "road": "#2b2d31",
 }
+PRINT: Final = {**LIGHT, "ground": "#ffffff", "ink": "#000000", "quiet": "#444444", "link": "#000000"}
+GROUNDS: Final = ("ground", "raised", "road")
+"""What text stands on; `road` below the labels of a picture."""
 TEXTS: Final = ("ink", "quiet", "link")
-"""Colours in which text is set; each needs 4.5:1 on `ground` and on `raised` (WCAG 2.2, 1.4.3)."""
+"""Colours in which text is set; each needs 4.5:1 on each of GROUNDS (WCAG 2.2, 1.4.3)."""
 DRAWN: Final = ("app", "neutral", "line")
 """Colours in which pictures are drawn; each needs 3:1 on `ground` (WCAG 2.2, 1.4.11)."""
 

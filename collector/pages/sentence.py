@@ -116,7 +116,6 @@ def _ended(words: Words, case: CaseView, operator: str, hours: Sequence[Evidence
         f"sentence.ended_{cell.key.effect}",
         operator=operator,
         app=app_name(words, cell.key.app),
-        p=words.percent(spread(cell)),
         date=words.day(case.onset_day),
         end=words.day_of(_since(case)),
         **_figures(words, size(cell)),

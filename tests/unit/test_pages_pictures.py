@@ -11,13 +11,21 @@ import pytest
 
 from collector.model import CellView, Interval
 from collector.pages import palette, svg
-from collector.pages.example import blocked, by_hour, by_pair, cell, pairs
+from collector.pages.curve import Threshold, evidence
+from collector.pages.example import blocked, by_hour, cell, pairs, weighed
+from collector.pages.figure import Figure
 from collector.pages.language import LANGUAGES, words
-from collector.pages.pictures import MOST_ROWS, MOST_SLOPES, Figure, evidence, lanes, slopes
+from collector.pages.pictures import MOST_ROWS, MOST_SLOPES, lanes, slopes
+from collector.pages.recompute import curve, judged
 from collector.pages.render import static
+from collector.series import STATE_LOOKS
 
 SVG = "{http://www.w3.org/2000/svg}"
 EN = words("en")
+
+
+def bar(log10_e: float = 4.6) -> Threshold:
+    return Threshold(log10_e=log10_e, label=EN("chart.threshold", t=EN.evidence(log10_e)), of_case=True)
 
 
 def parsed(figure: Figure | None) -> ET.Element:
@@ -41,8 +49,8 @@ def test_every_picture_has_title_description_and_a_table_that_fits(language: str
         lanes(w, of),
         lanes(w, blocked("heron", "signal")),
         slopes(w, pairs(of), "youtube", "slowing"),
-        evidence(w, by_pair(of), (), 4.6),
-        evidence(w, (), by_hour(of, 24), 4.6),
+        evidence(w, pairs(of), "slowing", (), bar()),
+        evidence(w, (), "slowing", by_hour(of, 24), bar()),
     ):
         root = parsed(figure)
         assert figure is not None
@@ -105,7 +113,7 @@ def test_slopes_draw_one_line_a_pair_and_a_cross_a_failure() -> None:
 
 def test_slopes_say_what_was_found_and_leave_lost_and_placebo_pairs_out() -> None:
     of = cell("heron", "youtube", "corroborated")
-    assert slopes(EN, pairs(of), "youtube", "slowing").title == "In 48 of 48 pairs YouTube was slower"
+    assert slopes(EN, pairs(of), "youtube", "slowing").title == "In 48 of 48 pairs YouTube (video) was slower"
     assert slopes(EN, pairs(of), "youtube", "prioritising").title == "In 0 of 48 pairs YouTube was faster"
     assert slopes(EN, (), "youtube", "slowing").title == EN("chart.pairs_finding_none")
     rows = slopes(EN, pairs(of), "youtube", "slowing").rows
@@ -120,39 +128,74 @@ def test_many_pairs_are_thinned_and_it_says_so() -> None:
     assert "300 of" in figure.note
     assert len(figure.rows) == MOST_ROWS
     assert "100" in figure.more
-    drawn = evidence(EN, by_pair(of), (), 4.6)
+    drawn = evidence(EN, pairs(of), "slowing", (), bar())
     assert drawn is not None
     assert len(drawn.rows) == MOST_ROWS
     assert drawn.more
     assert len(str(drawn.svg)) < 40_000
 
 
-def test_evidence_says_when_it_passed_or_where_it_stands() -> None:
+def test_evidence_is_drawn_without_the_strongest_network_and_says_since_when_it_has_passed() -> None:
     of = cell("heron", "youtube", "corroborated")
-    passed, short = evidence(EN, by_pair(of), (), 4.6), evidence(EN, by_pair(of), (), 9.5)
+    made = pairs(of)
+    points = curve(made, "slowing")
+    passed, short = evidence(EN, made, "slowing", (), bar()), evidence(EN, made, "slowing", (), bar(9.5))
     assert passed is not None
     assert short is not None
-    first = next(p.sequence for p in by_pair(of) if p.log10_e >= 4.6)
-    assert passed.title == f"The evidence reached the threshold after {first} pairs"
-    assert short.title == "The evidence stands at 25,000,000; the threshold is 10⁹"
-    assert evidence(EN, (), (), 4.6) is None
-    without = evidence(EN, by_pair(of), (), None)
+    since = next(p.sequence for p in points if p.decides >= 4.6)
+    assert since > next(p.sequence for p in points if p.whole >= 4.6), "leaving a network out costs pairs"
+    assert f"above the threshold since pair {since}" in passed.title
+    assert short.title.endswith("the threshold is 10⁹")
+    strengths = (EN.evidence(points[-1].decides), EN.evidence(points[-1].whole))
+    assert passed.rows[-1] == (EN.whole(points[-1].sequence), *strengths)
+    assert strengths[0] in short.title
+    assert strengths[1] not in passed.title
+    assert [e.attrib["class"] for e in parsed(passed).iter(f"{SVG}polyline")] == ["evidence whole", "evidence"]
+    assert evidence(EN, (), "slowing", (), bar()) is None
+    without = evidence(EN, made, "slowing", (), None)
     assert without is not None
     assert "threshold" not in without.note + str(without.svg)
-    over_time = evidence(EN, by_pair(of), by_hour(of, 24), 4.6)
+
+
+def test_evidence_that_fell_below_its_threshold_says_so() -> None:
+    of = cell("heron", "youtube", "replicated")
+    fell = evidence(EN, pairs(of, until=24), "slowing", (), bar(1.3))
+    assert fell is not None
+    assert "was above the threshold of 19 and has fallen to" in fell.title
+
+
+def test_evidence_goes_over_time_where_all_hours_tell_what_is_decided_on() -> None:
+    of = weighed(cell("heron", "youtube", "corroborated"), pairs(cell("heron", "youtube", "corroborated")))
+    hours = by_hour(of, 24)
+    over_time = evidence(EN, pairs(of), "slowing", hours, bar())
     assert over_time is not None
-    assert "November" in over_time.title
+    assert "since 21" in re.sub("\u00a0", " ", over_time.title)
+    # Hours that an older version wrote know only the whole; then the pairs are drawn, which tell both.
+    older = (replace(hours[0], log10_e_without_one=None), *hours[1:])
+    over_pairs = evidence(EN, pairs(of), "slowing", older, bar())
+    assert over_pairs is not None
+    assert "since pair" in over_pairs.title
 
 
 @pytest.mark.parametrize("log10_e", [-400.0, -3.0, 0.0, 1e4, float("-inf")])
 def test_extreme_evidence_stays_inside_its_picture(log10_e: float) -> None:
     of = cell("heron", "youtube", "corroborated")
-    points = tuple(replace(p, log10_e=log10_e) for p in by_pair(of))
-    root = parsed(evidence(EN, points, (), 4.6))
-    line = next(iter(root.iter(f"{SVG}polyline"))).attrib["points"]
-    heights = [float(point.split(",")[1]) for point in line.split()]
-    assert min(heights) >= 0
-    assert max(heights) <= 198
+    hours = tuple(replace(h, log10_e=log10_e, log10_e_without_one=log10_e) for h in by_hour(of, 24))
+    root = parsed(evidence(EN, (), "slowing", hours, bar()))
+    lines = [e.attrib["points"] for e in root.iter(f"{SVG}polyline")]
+    assert len(lines) == 2
+    for line in lines:
+        heights = [float(point.split(",")[1]) for point in line.split()]
+        assert min(heights) >= 0
+        assert max(heights) <= 194
+
+
+def test_the_strength_shown_is_that_of_the_pairs_shown() -> None:
+    of = cell("heron", "youtube", "corroborated")
+    figure = evidence(EN, pairs(of), "slowing", (), bar())
+    assert figure is not None
+    found = judged(pairs(of), "slowing")
+    assert figure.rows[-1][2] == EN.evidence(found.whole / 2.302585092994046)
 
 
 def test_any_name_is_escaped() -> None:
@@ -173,7 +216,11 @@ def test_ticks_are_round_and_reach_the_top(high: float) -> None:
 
 def test_no_picture_needs_a_style_that_the_policy_refuses() -> None:
     of = cell("heron", "youtube", "corroborated")
-    for figure in (lanes(EN, of), slopes(EN, pairs(of), "youtube", "slowing"), evidence(EN, by_pair(of), (), 4.6)):
+    for figure in (
+        lanes(EN, of),
+        slopes(EN, pairs(of), "youtube", "slowing"),
+        evidence(EN, pairs(of), "slowing", (), bar()),
+    ):
         assert figure is not None
         assert " style=" not in str(figure.svg)
 
@@ -183,7 +230,8 @@ STYLE = static("evenlane.css").decode()
 
 def test_the_style_sheet_has_the_colours_of_the_palette() -> None:
     root, dark = STYLE.split("@media (prefers-color-scheme: dark)")[0], STYLE.split("(prefers-color-scheme: dark)")[1]
-    for colours, text in ((palette.LIGHT, root), (palette.DARK, dark.split("* {")[0])):
+    printed = STYLE.split("@media print")[1].split("html {")[0]
+    for colours, text in ((palette.LIGHT, root), (palette.DARK, dark.split("* {")[0]), (palette.PRINT, printed)):
         assert dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", text)) == colours
     assert f"--on-state: {palette.INK}" in root
     for state, colour in palette.STATE_COLOURS.items():
@@ -195,15 +243,28 @@ def test_the_style_sheet_has_the_colours_of_the_palette() -> None:
     assert ended[1] == palette.half(palette.STATE_COLOURS["corroborated"])
 
 
-@pytest.mark.parametrize("theme", [palette.LIGHT, palette.DARK], ids=["light", "dark"])
+THEMES = {"light": palette.LIGHT, "dark": palette.DARK, "print": palette.PRINT}
+
+
+@pytest.mark.parametrize("theme", THEMES.values(), ids=THEMES.keys())
 def test_text_and_pictures_stand_out(theme: dict[str, str]) -> None:
     for name in palette.TEXTS:
-        assert palette.contrast(theme[name], theme["ground"]) >= 4.5
-        assert palette.contrast(theme[name], theme["raised"]) >= 4.5
+        for ground in palette.GROUNDS:
+            assert palette.contrast(theme[name], theme[ground]) >= 4.5, (name, ground)
     for name in palette.DRAWN:
-        assert palette.contrast(theme[name], theme["ground"]) >= 3
+        assert palette.contrast(theme[name], theme["ground"]) >= 3, name
+    for name in ("app", "neutral", "ink"):
+        assert palette.contrast(theme[name], theme["road"]) >= 3, name
     for colour in (*palette.STATE_COLOURS.values(), palette.half(palette.STATE_COLOURS["corroborated"])):
         assert palette.contrast(palette.INK, colour) >= 4.5
+
+
+def test_states_can_be_told_apart_without_colour() -> None:
+    looks = {(look.sign, EN(f"state.{state}")) for state, look in STATE_LOOKS.items()}
+    assert len(looks) == len(STATE_LOOKS)
+    assert ".chip.insufficient { background: #999999 repeating-linear-gradient" in STYLE, "hatched"
+    assert ".chip.corroborated .sign { border: 2px solid" in STYLE, "in a frame"
+    assert ".chip.not_testable { background: #ffffff; border-color" in STYLE, "outlined"
 
 
 def test_contrast_is_that_of_the_guidelines() -> None:

@@ -12,14 +12,27 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
+from analysis.rules import RULES
+from collector.api.shape import PAIR_COLUMNS
 from collector.config import Config
 from collector.keys import CONFIG
-from collector.pages.example import ExampleStore, application, cell, world
-from collector.pages.language import LANGUAGES
+from collector.pages.account import FIRST_LINES, LAST_LINES
+from collector.pages.example import ExampleStore, application, cell, event, world
+from collector.pages.language import LANGUAGES, words
 
 Client = TestClient[web.Request, web.Application]
 Opener = Callable[[web.Application], Awaitable[Client]]
-PAGES = ("/", "/case/slow000001", "/cell/osprey/signal/down/fixed/slowing", "/glossary", "/about")
+PAGES = (
+    "/",
+    "/case/slow000001",
+    "/case/flap000001",
+    "/cell/osprey/signal/down/fixed/slowing",
+    "/operator/stork",
+    "/app/youtube",
+    "/data",
+    "/glossary",
+    "/about",
+)
 
 
 async def text_of(client: Client, path: str, **headers: str) -> str:
@@ -81,7 +94,7 @@ async def test_pages_are_well_built(aiohttp_client: Opener, page: str, language:
 async def test_every_link_leads_somewhere(aiohttp_client: Opener, page: str) -> None:
     client = await aiohttp_client(application(world()))
     for link in outline(await text_of(client, page)).links:
-        if not link.startswith(("#", "/v1/")):
+        if not link.startswith(("#", "/v1/", "http://data.europa.eu/")):
             assert (await client.get(link)).status == 200, link
 
 
@@ -109,7 +122,7 @@ async def test_the_language_comes_from_the_address_before_the_browser(aiohttp_cl
 async def test_the_overview_shows_state_size_interval_and_what_is_not_known(aiohttp_client: Opener) -> None:
     text = await text_of(await aiohttp_client(application(world())), "/?lang=en")
     for said in (
-        "3 cases are open:",
+        "4 cases are open:",
         "Heron Telecom",
         "corroborated",
         "62 % slower",
@@ -118,8 +131,10 @@ async def test_the_overview_shows_state_size_interval_and_what_is_not_known(aioh
         "fails in 94 %",
         "48 pairs, 4 probes",
         "not measured",
-        "1,890 questions are asked at once",
-        "4 operators, 3 apps",
+        "hotspots using Heron Telecom",
+        "YouTube (video) – QUIC",
+        "1,890 questions have data by now",
+        "5 operators, 6 apps",
         "volunteers are not a random sample",
         "As of 22 November 2026, 13:00 UTC",
         'href="/case/slow000001?lang=en"',
@@ -168,7 +183,7 @@ CASE_ORDER = {
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("ident", ["slow000001", "block00001", "fast000001", "ended00001", "weak000001"])
+@pytest.mark.parametrize("ident", ["slow000001", "block00001", "fast000001", "ended00001", "weak000001", "flap000001"])
 async def test_a_case_tells_its_story_in_order(aiohttp_client: Opener, language: str, ident: str) -> None:
     text = await text_of(await aiohttp_client(application(world())), f"/case/{ident}?lang={language}")
     places = [text.index(heading) for heading in ('class="sentence"', *CASE_ORDER[language])]
@@ -260,3 +275,102 @@ async def test_the_glossary_explains_the_words_used(aiohttp_client: Opener) -> N
         text = await text_of(client, f"/glossary?lang={language}")
         for anchor in ("asn", "sni", "policer", "shaper", "pair", "cell", "evalue"):
             assert f'id="{anchor}"' in text
+
+
+async def test_a_case_that_went_to_and_fro_is_summed_up_before_its_lines(aiohttp_client: Opener) -> None:
+    text = await text_of(await aiohttp_client(application(world())), "/case/flap000001?lang=en")
+    history = text.split('id="history"')[1]
+    assert "it fell below 2 times. Since 21 November 2026 it has supported this case again." in history
+    assert history.index("it fell below") < history.index("<table")
+    assert history.count("no longer supported") == 2
+    assert history.count("the evidence is below the threshold of a case") == 2
+    assert history.count("evenlane-pairs@1") == 1, "one rule for all lines is said once"
+
+
+async def test_a_long_history_shows_its_ends_and_says_what_it_leaves_out(aiohttp_client: Opener) -> None:
+    store = world()
+    first = store.details[0]
+    falls = [event("no_longer_supported" if i % 2 else "supported_again", 90 - i, 4.0) for i in range(40)]
+    long = replace(first.case, history=(*first.case.history, *falls, replace(falls[0], rule="evenlane-pairs@2:0")))
+    client = await aiohttp_client(application(ExampleStore(details=[replace(first, case=long)])))
+    history = (await text_of(client, "/case/slow000001?lang=en")).split('id="history"')[1]
+    assert "35 lines between these are in the data." in history
+    assert history.count('<th scope="row">') == FIRST_LINES + LAST_LINES
+    assert "evenlane-pairs@2:0" in history
+    assert "it fell below 20 times" in history
+
+
+async def test_how_sure_we_are_speaks_of_what_is_decided_on(aiohttp_client: Opener) -> None:
+    store = world()
+    client = await aiohttp_client(application(store))
+    case = store.details[0].case
+    one, whole = (words("en").evidence(e or 0) for e in (case.cell.log10_e_without_one, case.cell.log10_e))
+    assert one != whole
+    text = await text_of(client, "/case/slow000001?lang=en")
+    assert f"at most one of {one} such cells" in text
+    assert f"with all networks it is {whole}" in text
+    assert "1,890 questions had data when this case was last judged" in text
+    assert "It passed every check" in text
+    gone = await text_of(client, "/case/weak000001?lang=en")
+    assert "It passed every check" not in gone
+    assert "such cells, however" not in gone.split("between")[0], "weak evidence is no one-in-a-number"
+
+
+async def test_old_cases_without_the_strength_decided_on_are_weighed_from_their_pairs(aiohttp_client: Opener) -> None:
+    first = world().details[0]
+    old = replace(first.case, cell=replace(first.case.cell, log10_e_without_one=None))
+    client = await aiohttp_client(application(ExampleStore(details=[replace(first, case=old)])))
+    one = words("en").evidence(first.case.cell.log10_e_without_one or 0)
+    assert f"at most one of {one} such cells" in await text_of(client, "/case/slow000001?lang=en")
+
+
+async def test_a_placebo_alarm_is_not_told_as_a_check_that_was_passed(aiohttp_client: Opener) -> None:
+    weak = world().details[4]
+    alarmed = replace(weak.case, cell=replace(weak.case.cell, reasons=("placebo_alarm",)))
+    client = await aiohttp_client(application(ExampleStore(details=[replace(weak, case=alarmed)])))
+    text = await text_of(client, "/case/weak000001?lang=en")
+    assert "they differ as well: the measurement itself is in doubt" in text
+    assert "raise no alarm" not in text
+
+
+async def test_operators_and_apps_have_pages_without_a_ranking(aiohttp_client: Opener) -> None:
+    client = await aiohttp_client(application(world()))
+    text = await text_of(client, "/operator/heron?lang=en")
+    assert text.index("Netflix (video)</h3>") < text.index("Signal (calls and messages)</h3>")
+    assert "this is no ranking" in text
+    assert "62 % slower" in text
+    assert "hotspots" not in text.split("<h1>")[1].split("</h1>")[0]
+    app = await text_of(client, "/app/youtube?lang=en")
+    assert app.index("Heron Telecom</h3>") < app.index("hotspots using Heron Telecom</h3>") < app.index("wren</h3>")
+    assert "Earlier cases" in app
+    assert "This ended on 22 November 2026." in app
+    picture = app.split('id="sizes-title"')[0].split("<h2")[-1] + app.split('id="sizes-desc"')[1].split("</svg>")[0]
+    assert picture.count("<circle") == picture.count('class="interval"') == 3, "no size without its interval"
+    for path in ("/operator/nobody", "/app/nothing", "/operator/%3Cscript%3E"):
+        assert (await client.get(path)).status == 404
+        assert "<script" not in await (await client.get(path)).text()
+
+
+async def test_the_data_page_explains_every_column_and_names_a_case(aiohttp_client: Opener) -> None:
+    client = await aiohttp_client(application(world()))
+    text = await text_of(client, "/data?lang=en")
+    for column in PAIR_COLUMNS:
+        assert f"<code>{column}</code>" in text
+    assert f"http://127.0.0.1:{client.port}/v1/cases/slow000001?format=csv" in text
+    assert RULES.name in text
+    for path in re.findall(r'href="(/v1/[a-z]+)"', text):
+        assert path in {"/v1/cells", "/v1/cases", "/v1/operators"}
+    nothing = await aiohttp_client(application(ExampleStore()))
+    assert "/v1/cases/ID?format=csv" in await text_of(nothing, "/data?lang=en")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_the_regulation_is_quoted_with_the_exceptions_and_its_source(
+    aiohttp_client: Opener, language: str
+) -> None:
+    text = await text_of(await aiohttp_client(application(world())), f"/case/block00001?lang={language}")
+    quote = re.search(r"<blockquote[^>]*><p>(.*?)</p></blockquote>", text)
+    assert quote is not None
+    assert re.search(r"<strong>(block|blokkeren|bloquer|blockieren)</strong>", quote[1])
+    assert re.search(r"as necessary|dit nodig is|si nécessaire|soweit und solange", quote[1])
+    assert "http://data.europa.eu/eli/reg/2015/2120/oj" in text

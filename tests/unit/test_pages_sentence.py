@@ -12,9 +12,10 @@ from typing import get_args
 import pytest
 
 from collector.model import Interval
-from collector.pages.example import NOW_MS, blocked, case, cell, event
+from collector.pages.apps import app_name, titles
+from collector.pages.example import NOW_MS, blocked, by_hour, case, cell, event
 from collector.pages.language import LANGUAGES, Language, words
-from collector.pages.sentence import app_name, sentence, share_failed, short_size, size, spread, status_note
+from collector.pages.sentence import sentence, share_failed, short_size, size, spread, status_note
 from probe.wire.records import Effect
 
 
@@ -23,14 +24,14 @@ def plain(text: str) -> str:
 
 
 SLOW = {
-    "en": "On the path measured at Heron, YouTube is slower by about 62 % (between 55 and 69 %), for 75 % of the "
-    "probes, since 1 November 2026.",
-    "nl": "Op het gemeten traject bij Heron is YouTube ongeveer 62 % trager (tussen 55 en 69 %), bij 75 % van de "
-    "meetpunten, sinds 1 november 2026.",
-    "fr": "Sur le trajet mesuré chez Heron, YouTube est ralenti d’environ 62 % (entre 55 et 69 %), pour 75 % des "
-    "sondes, depuis le 1er novembre 2026.",
-    "de": "Auf der gemessenen Strecke bei Heron ist YouTube um etwa 62 % langsamer (zwischen 55 und 69 %), bei 75 % "
-    "der Messpunkte, seit dem 1. November 2026.",
+    "en": "On the path measured at Heron, YouTube (video) is slower by about 62 % (between 55 and 69 %), for 75 % of "
+    "the probes, since 1 November 2026.",
+    "nl": "Op het gemeten traject bij Heron is YouTube (video) ongeveer 62 % trager (tussen 55 en 69 %), bij 75 % van "
+    "de meetpunten, sinds 1 november 2026.",
+    "fr": "Sur le trajet mesuré chez Heron, YouTube (vidéo) est ralenti d’environ 62 % (entre 55 et 69 %), pour 75 % "
+    "des sondes, depuis le 1er novembre 2026.",
+    "de": "Auf der gemessenen Strecke bei Heron ist YouTube (Video) um etwa 62 % langsamer (zwischen 55 und 69 %), bei "
+    "75 % der Messpunkte, seit dem 1. November 2026.",
 }
 
 
@@ -136,8 +137,62 @@ def test_what_follows_the_sentence_tells_how_the_case_stands() -> None:
         assert status in (status_note(w, replace(open_, status=status, history=())) or "")
 
 
+PAST = {
+    "en": "YouTube (video) was slower by about 62 % (between 55 and 69 %), from 1 November 2026 to 22 November 2026.",
+    "nl": "was YouTube (video) ongeveer 62 % trager",
+    "fr": "YouTube (vidéo) a été ralenti d’environ 62 %",
+    "de": "war YouTube (Video) um etwa 62 % langsamer",
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_an_ended_case_is_told_as_past_with_the_size_it_had(language: Language) -> None:
+    even = cell("heron", "youtube", "no_indication")
+    assert even.slowdown is not None
+    then = by_hour(cell("heron", "youtube", "corroborated"), 3)
+    later = replace(then[-1], bucket_ms=NOW_MS, state="no_indication", slowdown=even.slowdown)
+    ended = case("c", even, status="ended", ended_ms=NOW_MS)
+    assert PAST[language] in plain(sentence(words(language), ended, "Heron", (*then, later)))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("effect", get_args(Effect))
+def test_a_case_without_support_claims_nothing_now(language: Language, effect: Effect) -> None:
+    w, of = words(language), cell("heron", "youtube", "replicated", effect)
+    fallen = case("c", of, supported=False)
+    fallen = replace(fallen, history=(*fallen.history, event("no_longer_supported", 2, 2.0)))
+    text = plain(sentence(w, fallen, "Heron"))
+    claim = plain(w(f"claim.{effect}", app=app_name(w, "youtube"), operator="Heron"))
+    assert claim in text
+    assert plain(w.day("2026-11-20")) in text
+    assert plain(w.day("2026-11-17")) in text
+    assert "62 %" not in text
+    for status in ("withdrawn", "corrected"):
+        back = plain(sentence(w, replace(fallen, status=status), "Heron"))
+        assert claim in back
+        assert back != text
+
+
 @pytest.mark.parametrize(
-    ("app", "name"), [("youtube", "YouTube"), ("signal", "Signal"), ("some-new_app", "Some new app"), ("x", "X")]
+    ("app", "name"),
+    [
+        ("youtube", "YouTube (video)"),
+        ("signal", "Signal (calls and messages)"),
+        ("some-new_app", "Some new app"),
+        ("x1", "X1"),
+        ("an-app+quic", "An app – QUIC"),
+        ("an-app+spin", "An app – spin"),
+        ("+udp", "+udp"),
+        ("", ""),
+    ],
 )
-def test_apps_are_named_as_people_name_them(app: str, name: str) -> None:
-    assert app_name(app) == name
+def test_apps_are_named_as_their_profile_names_them(app: str, name: str) -> None:
+    assert app_name(words("en"), app) == name
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_bundled_profile_has_a_title_in_each_language(language: Language) -> None:
+    assert len(titles()) > 5
+    for app, title in titles().items():
+        assert title[language]
+        assert app_name(words(language), app) == title[language]
