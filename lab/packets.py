@@ -155,7 +155,7 @@ def without_option(packet: bytes, kind: int) -> bytes:
     """A SYN with one TCP option overwritten by padding (NOP), as option-stripping boxes do."""
     changed = bytearray(packet)
     start = header_size(packet)
-    at, end = start + 20, start + (packet[start + 12] >> 4) * 4
+    at, end = start + 20, min(start + (packet[start + 12] >> 4) * 4, len(packet))
     found = False
     while at < end and packet[at] != 0:
         if packet[at] == 1:

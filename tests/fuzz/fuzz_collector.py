@@ -75,7 +75,7 @@ def fuzz_upload(data: bytes) -> None:
 
 
 @target(
-    seeds=lambda: [gzip.compress(b"x" * n, mtime=0) for n in (0, 10, 999, 1001, 5_000_000)] + [b"\x1f\x8b\x08"],
+    seeds=lambda: [gzip.compress(b"x" * n, mtime=0) for n in (0, 10, 999, 1001, 500_000)] + [b"\x1f\x8b\x08"],
     most=8000,
 )
 def fuzz_gzip(data: bytes) -> None:
