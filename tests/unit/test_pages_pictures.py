@@ -114,7 +114,7 @@ def test_slopes_draw_one_line_a_pair_and_a_cross_a_failure() -> None:
 def test_slopes_say_what_was_found_and_leave_lost_and_placebo_pairs_out() -> None:
     of = cell("heron", "youtube", "corroborated")
     assert slopes(EN, pairs(of), "youtube", "slowing").title == "In 48 of 48 pairs YouTube (video) was slower"
-    assert slopes(EN, pairs(of), "youtube", "prioritising").title == "In 0 of 48 pairs YouTube was faster"
+    assert slopes(EN, pairs(of), "youtube", "prioritising").title == "In 0 of 48 pairs YouTube (video) was faster"
     assert slopes(EN, (), "youtube", "slowing").title == EN("chart.pairs_finding_none")
     rows = slopes(EN, pairs(of), "youtube", "slowing").rows
     assert sum("two neutral names" in row[0] for row in rows) == 6
