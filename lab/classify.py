@@ -5,7 +5,8 @@ A real DPI engine reassembles TCP, because a ClientHello may be split over segme
 arrive out of order and be retransmitted. So does this one: `FlowFacts` collects what is known of one flow and
 says when nothing more can be learned. Matching names and payload classes against a rule is here too.
 spec/lab.md section 2; RFC 8446 section 4 and 5.1 (TLS), RFC 6066 section 3 (SNI), RFC 9112 (HTTP),
-RFC 1035 (DNS), RFC 3261 (SIP), RFC 3550 (RTP), BEP 3 and BEP 29 (BitTorrent).
+RFC 1035 (DNS), RFC 3261 (SIP), RFC 3550 and RFC 4571 (RTP), RFC 8489 (STUN), BEP 3 and BEP 29 (BitTorrent); for
+OpenVPN its protocol overview (doc_protocol_overview.h); lab.quic reads QUIC.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from lab.quic import InitialReader, NotInitial
+
 Direction = Literal["down", "up"]
-PAYLOADS: Final = ("bittorrent", "wireguard", "sip", "rtp", "opaque")
+PAYLOADS: Final = ("bittorrent", "wireguard", "openvpn", "sip", "rtp", "stun", "quic", "dtls", "opaque")
 TCP: Final = 6
 UDP: Final = 17
 MAX_STREAM: Final = 20_000  # bytes of a flow's start that are looked at, larger than any real ClientHello
@@ -141,8 +144,11 @@ def _host(raw: bytes) -> str:
     return raw.decode("ascii", "replace").lower().rstrip(".")
 
 
+_FRAMED: Final = 14  # bytes that tell what a message with its length before it is: OpenVPN's shortest reset
+
+
 def stream_class(stream: bytes) -> str:
-    """The class of a TCP stream by its first bytes: tls, http, bittorrent, sip or opaque.
+    """The class of a TCP stream by its first bytes: tls, http, bittorrent, sip, stun, openvpn, rtp or opaque.
 
     Raises Incomplete where the bytes so far are the beginning of more than one class.
     """
@@ -158,14 +164,45 @@ def stream_class(stream: bytes) -> str:
     beginnings = (b"\x16\x03", b"\x13BitTorrent protocol", *_HTTP_METHODS, *_SIP_STARTS)
     if any(start.startswith(stream) for start in beginnings):
         raise Incomplete
+    return _framed_class(stream)
+
+
+def _framed_class(stream: bytes) -> str:
+    """The class of a stream of binary messages: STUN has a header of its own, the others a length of two bytes."""
+    if len(stream) < 3:
+        raise Incomplete
+    if stream[0] < 2 and _STUN_COOKIE.startswith(stream[4:8]) and len(stream) < 20:
+        raise Incomplete
+    if _is_stun(stream):
+        return "stun"
+    size = int.from_bytes(stream[:2], "big")
+    if stream[2] in _OPENVPN_RESETS and size >= _FRAMED:
+        return "openvpn"
+    if stream[2] & 0xC0 == 0x80 and len(stream) < 4:
+        raise Incomplete
+    if stream[2] & 0xC0 == 0x80 and size >= 12 and _is_media(stream[3]):
+        return "rtp"
     return "opaque"
 
 
+_STUN_COOKIE: Final = b"\x21\x12\xa4\x42"
+_OPENVPN_RESETS: Final = (0x38, 0x50)  # P_CONTROL_HARD_RESET_CLIENT_V2 and _V3, key id 0
+
+
+def _is_stun(message: bytes) -> bool:
+    return len(message) >= 20 and message[0] < 2 and message[4:8] == _STUN_COOKIE
+
+
+def _is_media(second: int) -> bool:
+    """Whether the second byte of an RTP packet names audio, video or a dynamic payload type (RFC 3551)."""
+    return second & 0x7F <= 34 or 96 <= second & 0x7F < 127
+
+
 def datagram_class(payload: bytes) -> str:  # noqa: PLR0911  (one return a class)
-    """The class of a UDP flow by one datagram: bittorrent, wireguard, sip, rtp, stun, quic, dtls or opaque.
+    """The class of a UDP flow by one datagram, one of PAYLOADS.
 
     Heuristics of one datagram, as coarse as those of cheap engines: RTP is version 2 with an audio, video or
-    dynamic payload type (RFC 3551) in no packet shorter than its header.
+    dynamic payload type in no packet shorter than its header, OpenVPN a client's reset of plausible length.
     """
     size = len(payload)
     if not size:
@@ -178,16 +215,15 @@ def datagram_class(payload: bytes) -> str:  # noqa: PLR0911  (one return a class
         return "bittorrent"
     if payload.startswith(_SIP_STARTS):
         return "sip"
-    if size >= 20 and first < 2 and payload[4:8] == b"\x21\x12\xa4\x42":
+    if _is_stun(payload):
         return "stun"
     if 20 <= first <= 63 and payload[1:2] == b"\xfe":
         return "dtls"
     if first & 0xC0 == 0xC0 and size >= 1200:
         return "quic"
-    kind = payload[1] & 0x7F if size >= 12 else 127
-    if first & 0xC0 == 0x80 and size >= 12 and (kind <= 34 or 96 <= kind < 127):
+    if first & 0xC0 == 0x80 and size >= 12 and _is_media(payload[1]):
         return "rtp"
-    return "opaque"
+    return "openvpn" if first in _OPENVPN_RESETS and _FRAMED <= size <= 600 else "opaque"
 
 
 def name_matches(pattern: str, name: str) -> bool:
@@ -218,12 +254,14 @@ class FlowFacts:
     sni: str | None = None
     http_host: str | None = None
     dns: str | None = None
+    quic_sni: str | None = None
     payload: str | None = None
     established: bool = False
     complete: bool = False
     _stream: bytearray = field(default_factory=bytearray)
     _next: int | None = None
     _pending: dict[int, bytes] = field(default_factory=dict)
+    _quic: InitialReader | None = None
 
     def syn(self, sequence: int) -> None:
         """The client opened the connection: its stream begins after this sequence number."""
@@ -278,7 +316,10 @@ class FlowFacts:
         return before != (self.payload, self.sni, self.http_host)
 
     def datagram(self, payload: bytes, direction: Direction) -> bool:
-        """Take a UDP payload; True when a fact was learned. One datagram decides, a query's name apart."""
+        """Take a UDP payload; True when a fact was learned. One datagram decides, the names of DNS and QUIC apart.
+
+        `direction` is "up" for what the client sends.
+        """
         if self.complete:
             return False
         if self.server_port == 53:
@@ -288,14 +329,34 @@ class FlowFacts:
                 self.dns = name
                 return learned
             return False
-        self.payload = datagram_class(payload)
-        self._finish()
-        return True
+        if self._quic is None:
+            self.payload = datagram_class(payload)
+            if self.payload != "quic" or direction != "up":
+                self._finish()
+                return True
+            self._quic = InitialReader()
+            self._read_initial(self._quic, payload)
+            return True
+        return direction == "up" and self._read_initial(self._quic, payload)
+
+    def _read_initial(self, reader: InitialReader, payload: bytes) -> bool:
+        """Look for the hello in a client's QUIC datagram; True when its name was learned."""
+        try:
+            hello = reader.add(payload)
+        except NotInitial:
+            self._finish()
+            return False
+        if hello is not None:
+            self.quic_sni = server_name(hello)
+        if hello is not None or reader.is_exhausted:
+            self._finish()
+        return self.quic_sni is not None
 
     def _finish(self) -> None:
         self.complete = True
         self._stream.clear()
         self._pending.clear()
+        self._quic = None
 
 
 @dataclass(frozen=True)
@@ -305,6 +366,7 @@ class Match:
     sni: tuple[str, ...] | None = None
     http_host: tuple[str, ...] | None = None
     dns: tuple[str, ...] | None = None
+    quic_sni: tuple[str, ...] | None = None
     proto: Literal["tcp", "udp"] | None = None
     port: tuple[tuple[int, int], ...] | None = None
     payload: tuple[str, ...] | None = None
@@ -313,7 +375,12 @@ class Match:
 
     def fits(self, facts: FlowFacts) -> bool:
         """Whether the facts so far satisfy every key (the direction is asked per packet, not here)."""
-        for patterns, name in ((self.sni, facts.sni), (self.http_host, facts.http_host), (self.dns, facts.dns)):
+        for patterns, name in (
+            (self.sni, facts.sni),
+            (self.http_host, facts.http_host),
+            (self.dns, facts.dns),
+            (self.quic_sni, facts.quic_sni),
+        ):
             if patterns is not None and (name is None or not any(name_matches(p, name) for p in patterns)):
                 return False
         if self.proto is not None and facts.proto != {"tcp": TCP, "udp": UDP}[self.proto]:
@@ -327,4 +394,4 @@ class Match:
     @property
     def host_names(self) -> tuple[str, ...]:
         """Every name pattern of the match, whatever carries it."""
-        return (self.sni or ()) + (self.http_host or ()) + (self.dns or ())
+        return (self.sni or ()) + (self.http_host or ()) + (self.dns or ()) + (self.quic_sni or ())

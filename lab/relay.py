@@ -51,7 +51,7 @@ def refusal(scenario: Scenario) -> str | None:
                 f"rule[{index}].action: the relay driver cannot {rule.action}, it can only "
                 f"{', '.join(ACTIONS)}; use the driver tun or veth"
             )
-        if rule.match.proto == "udp" or rule.match.dns is not None:
+        if rule.match.proto == "udp" or rule.match.dns is not None or rule.match.quic_sni is not None:
             return f"rule[{index}].match: the relay driver carries TCP alone; use the driver tun or veth"
     return None
 

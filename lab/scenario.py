@@ -305,21 +305,21 @@ def _hours(table: _Table) -> tuple[float, float] | None:
 
 
 def _match(table: _Table) -> Match:
-    if table.has("quic_sni"):
-        raise table.refuse("quic_sni", "not yet supported by any driver; match sni, or port 443 with proto udp")
     proto, direction = table.text("proto", ("tcp", "udp")), table.text("direction", ("down", "up"))
     match = Match(
         sni=table.texts("sni"),
         http_host=table.texts("http_host"),
         dns=table.texts("dns"),
+        quic_sni=table.texts("quic_sni"),
         proto=cast("Any", proto),
         port=_ports(table),
         payload=table.texts("payload", PAYLOADS),
         direction=cast("Direction | None", direction),
         established_only=table.flag("established_only"),
     )
-    table.get("quic_sni")
     table.finish()
+    if match.quic_sni is not None and match.proto == "tcp":
+        raise table.refuse("proto", "QUIC travels over UDP, so no flow could match quic_sni too")
     return match
 
 
