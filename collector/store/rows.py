@@ -12,21 +12,36 @@ import json
 import types
 import typing
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from functools import cache
+from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
 T = TypeVar("T")
 
 
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+"""What is JSON as it is. Looked up first: nearly every value is one of these."""
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...] | None:
+    """The fields of a dataclass; None for anything else."""
+    return tuple(f.name for f in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else None
+
+
 def plain(value: Any) -> Any:
     """Plain JSON values; sets become sorted lists."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    names = _names(kind)  # type: ignore[arg-type]
+    if names is not None:
+        return {name: one if type(one := getattr(value, name)) in _SCALARS else plain(one) for name in names}
     if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
+        return [one if type(one) in _SCALARS else plain(one) for one in value]
     if isinstance(value, frozenset | set):
         return sorted(plain(item) for item in value)
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: one if type(one) in _SCALARS else plain(one) for key, one in value.items()}
     return value
 
 
@@ -89,6 +104,12 @@ def _dataclass(cls: type[Any]) -> Callable[[Any], Any]:
     builders = {f.name: _builder(hints[f.name]) for f in dataclasses.fields(cls)}
 
     def build_one(value: Any) -> Any:
-        return cls(**{name: built(value[name]) for name, built in builders.items() if name in value})
+        return cls(
+            **{
+                name: value[name] if built is _same else built(value[name])
+                for name, built in builders.items()
+                if name in value
+            }
+        )
 
     return build_one
