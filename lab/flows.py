@@ -13,6 +13,7 @@ from typing import Final, Generic, Literal, TypeVar
 
 from lab.classify import TCP, UDP, Direction, FlowFacts
 from lab.packets import ACK, SYN, datagram, header_size, proto_of, segment, tcp_flags
+from lab.tamper import HeaderInsertion
 
 MAX_FLOWS: Final = 20_000  # remembered per subscriber, transport and direction; the oldest are forgotten first
 
@@ -32,6 +33,7 @@ class Flow(Generic[State]):
     down: State | None = None
     up: State | None = None
     dead: Literal["", "block", "reset"] = ""
+    insertion: HeaderInsertion | None = None
 
     @property
     def learning(self) -> bool:

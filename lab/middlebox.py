@@ -17,97 +17,20 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from lab.classify import TCP, UDP, Direction, dns_question
-from lab.flows import Flow, FlowTable, payload_size
-from lab.links import LinkQueue, TokenBucket, cross_load
+from lab.flows import payload_size
+from lab.links import LinkQueue
 from lab.model import TCP_OPTIONS, CrossTraffic, Link, Rule, affected
 from lab.packets import RST, SYN, datagram, dns_answer, proto_of, resets, tcp_flags, with_dscp, without_option
-from lab.path import FAULTS, Out, path_of
+from lab.path import FAULTS, Out
+from lab.subscriber import LATENESS_BINS, RuleFlow, RuleState, Stats, Subscriber
+from lab.tamper import HeaderInsertion
 
 INTERNET: Final = -1  # the port of packets that leave towards the internet; subscribers are 0, 1, ...
 _IPV4: Final = (slice(12, 16), slice(16, 20))  # where the addresses stand: source, destination
-LATENESS_BINS: Final = 2000  # of 100 microseconds: lateness up to 0.2 s is told apart
-
-
-@dataclass
-class Stats:
-    """What happened so far; drivers add what they lost themselves. Lateness is release time to hand-over."""
-
-    packets: dict[str, int] = field(default_factory=lambda: {"down": 0, "up": 0})
-    octets: dict[str, int] = field(default_factory=lambda: {"down": 0, "up": 0})
-    treated: dict[str, int] = field(default_factory=dict)
-    foreign: int = 0
-    lateness: list[int] = field(default_factory=lambda: [0] * LATENESS_BINS)
-
-    def late_ms(self, quantile: float) -> float:
-        """The lateness (upper edge of its bin, ms) that this share of the packets did not exceed."""
-        left = quantile * sum(self.lateness)
-        for index, count in enumerate(self.lateness):
-            left -= count
-            if count and left <= 0:
-                return (index + 1) / 10
-        return 0.0
-
-
-class _RuleState:
-    """One rule at one subscriber: its buckets, its waiting packets, and how long it lingers."""
-
-    def __init__(self, rule: Rule) -> None:
-        self.rule = rule
-        self.lingers_until = float("-inf")
-        self.bucket: dict[Direction, TokenBucket] = {}
-        if rule.down_mbps is not None:
-            self.bucket["down"] = TokenBucket(rule.down_mbps * 1e6, rule.burst_kb * 1e3)
-        if rule.up_mbps is not None:
-            self.bucket["up"] = TokenBucket(rule.up_mbps * 1e6, rule.burst_kb * 1e3)
-        self.waiting: dict[Direction, deque[tuple[float, bytes]]] = {"down": deque(), "up": deque()}
-
-
-_Flow = Flow[_RuleState]
-
-
-class _Subscriber:
-    """One line: its queues, the rules that may touch it, its flows."""
-
-    def __init__(self, index: int, link: Link, cross: CrossTraffic | None, seed: str) -> None:
-        def queue(direction: str, mbps: float, load: float) -> LinkQueue:
-            return LinkQueue(
-                mbps=mbps,
-                buffer_ms=link.buffer_ms,
-                delay_ms=link.rtt_ms / 2,
-                jitter_ms=link.jitter_ms,
-                loss=link.loss,
-                rng=random.Random(f"{seed}/{index}/{direction}"),
-                cross=cross_load(cross, load, random.Random(f"{seed}/{index}/{direction}/cross")),
-            )
-
-        self.index = index
-        self.path_down = path_of(link, random.Random(f"{seed}/{index}/down/path"))
-        self.path_up = path_of(link, random.Random(f"{seed}/{index}/up/path"))
-        self.down = queue("down", link.down_mbps, cross.down_mbps if cross else 0)
-        self.up = queue("up", link.up_mbps, cross.up_mbps if cross else 0)
-        self.rules: list[_RuleState] = []
-        self.active: list[_RuleState] = []
-        self.lingering: list[_RuleState] = []
-        self.counts_bytes = False
-        self.flows: FlowTable[_RuleState] = FlowTable()
-
-    def match(self, flow: _Flow, epoch: int) -> None:
-        """Find the first active rule for each direction of a flow."""
-        flow.epoch = epoch
-        flow.down = flow.up = None
-        for state in reversed(self.active):
-            match = state.rule.match
-            if match.fits(flow.facts):
-                if match.direction != "up":
-                    flow.down = state
-                if match.direction != "down":
-                    flow.up = state
 
 
 class Middlebox:
@@ -129,7 +52,7 @@ class Middlebox:
         day_s: float = 12 * 3600.0,
     ) -> None:
         self.stats = Stats()
-        self._subscribers = [_Subscriber(i, link, cross_traffic, seed) for i in range(len(addresses))]
+        self._subscribers = [Subscriber(i, link, cross_traffic, seed) for i in range(len(addresses))]
         self._by_address = dict(zip(addresses, self._subscribers, strict=True))
         self._source, self._destination = (slice(8, 24), slice(24, 40)) if link.family == 6 else _IPV4
         self._events: list[tuple[float, int, int, bytes]] = []
@@ -143,7 +66,7 @@ class Middlebox:
             chosen = list(range(len(addresses)))
             random.Random(f"{seed}/share/{number}").shuffle(chosen)
             for index in chosen[: affected(rule.share, len(addresses))]:
-                self._subscribers[index].rules.append(_RuleState(rule))
+                self._subscribers[index].rules.append(RuleState(rule))
         for subscriber in self._subscribers:
             subscriber.counts_bytes = any(state.rule.after_kb for state in subscriber.rules)
         self._new_epoch(start)
@@ -213,7 +136,7 @@ class Middlebox:
             "late_ms": {"p50": self.stats.late_ms(0.5), "p99": self.stats.late_ms(0.99)},
         }
 
-    def _poll_up(self, subscriber: _Subscriber, now: float, out: list[Out]) -> float:
+    def _poll_up(self, subscriber: Subscriber, now: float, out: list[Out]) -> float:
         """Hand over what leaves towards the internet by now; when the next packet does."""
         start, upcoming = len(out), float("inf")
         if subscriber.rules:
@@ -222,7 +145,7 @@ class Middlebox:
         path = subscriber.path_up
         return upcoming if path is None else min(upcoming, path.carry(out, start, now))
 
-    def _poll_down(self, subscriber: _Subscriber, now: float, out: list[Out]) -> float:
+    def _poll_down(self, subscriber: Subscriber, now: float, out: list[Out]) -> float:
         """Hand over what reaches the subscriber by now; when the next packet does."""
         start, path = len(out), subscriber.path_down
         upcoming = self._poll_line(subscriber.down, subscriber.index, now, out)
@@ -243,7 +166,7 @@ class Middlebox:
         upcoming = queue[0][0] if queue else float("inf")
         return upcoming if low is None else min(upcoming, low)
 
-    def _poll_rules(self, subscriber: _Subscriber, now: float, out: list[Out]) -> float:
+    def _poll_rules(self, subscriber: Subscriber, now: float, out: list[Out]) -> float:
         """Move on the packets whose waiting in a shaper or delay is over; when the next one's is."""
         upcoming = float("inf")
         for state in subscriber.rules:
@@ -267,7 +190,7 @@ class Middlebox:
         waits = [((h * 3600 - day) % 86400) or 86400.0 for h in self._hours]
         self._epoch_ends = now + min(waits) if waits else float("inf")
 
-    def _treat(self, subscriber: _Subscriber, packet: bytes, way: Direction, now: float) -> None:
+    def _treat(self, subscriber: Subscriber, packet: bytes, way: Direction, now: float) -> None:
         """Classify a packet's flow and do to it what the first matching rule says."""
         flow = subscriber.flows.find(packet, way)
         state = None
@@ -275,26 +198,47 @@ class Middlebox:
             if flow.dead:
                 self._answer_dead(subscriber, flow, packet, way, now)
                 return
-            if flow.learning:
-                flow.inspect(packet, way)
-            if flow.epoch != self._epoch:
-                subscriber.match(flow, self._epoch)
-            if subscriber.counts_bytes:
-                flow.moved += payload_size(packet)
-            state = flow.down if way == "down" else flow.up
-            if state is not None and state.rule.after_kb and flow.moved < state.rule.after_kb * 1e3:
-                state = None
+            state = self._rule_for(subscriber, flow, packet, way)
         if state is not None:
             if state.rule.linger_s:
                 self._linger(subscriber, state, now)
         elif subscriber.lingering:
             state = next((s for s in subscriber.lingering if now < s.lingers_until), None)
-        if state is None:
+        marks = state is not None and state.rule.action == "http_header"
+        if flow is not None and (marks or flow.insertion is not None):
+            for changed in self._marked(flow, state.rule.header if state is not None else "", packet, way):
+                (subscriber.down if way == "down" else subscriber.up).offer(changed, now)
+        elif state is None or marks:
             (subscriber.down if way == "down" else subscriber.up).offer(packet, now)
         else:
             self._act(subscriber, state, flow, (packet, way, now))
 
-    def _linger(self, subscriber: _Subscriber, state: _RuleState, now: float) -> None:
+    def _rule_for(self, subscriber: Subscriber, flow: RuleFlow, packet: bytes, way: Direction) -> RuleState | None:
+        """Learn from a packet; the rule that acts on it, None where none does or not yet."""
+        if flow.learning:
+            flow.inspect(packet, way)
+        if flow.epoch != self._epoch:
+            subscriber.match(flow, self._epoch)
+        if subscriber.counts_bytes:
+            flow.moved += payload_size(packet)
+        state = flow.down if way == "down" else flow.up
+        if state is not None and state.rule.after_kb and flow.moved < state.rule.after_kb * 1e3:
+            return None
+        return state
+
+    def _marked(self, flow: RuleFlow, header: str, packet: bytes, way: Direction) -> list[bytes]:
+        """The packet of an HTTP flow into whose first request a header is put, or was: what goes on instead of it."""
+        if proto_of(packet) != TCP:
+            return [packet]
+        if way != flow.client:
+            return [packet if flow.insertion is None else flow.insertion.back(packet)]
+        if flow.insertion is None and header and flow.facts.payload == "http":
+            flow.insertion = HeaderInsertion.into(packet, header)
+            if flow.insertion is not None:
+                self._count_treated("http_header")
+        return [packet] if flow.insertion is None else flow.insertion.onward(packet)
+
+    def _linger(self, subscriber: Subscriber, state: RuleState, now: float) -> None:
         """From now on the rule treats the whole line until it has not been triggered for its linger time."""
         state.lingers_until = now + state.rule.linger_s
         if state not in subscriber.lingering:
@@ -302,9 +246,9 @@ class Middlebox:
 
     def _act(
         self,
-        subscriber: _Subscriber,
-        state: _RuleState,
-        flow: _Flow | None,
+        subscriber: Subscriber,
+        state: RuleState,
+        flow: RuleFlow | None,
         arrival: tuple[bytes, Direction, float],
     ) -> None:
         """Do to a packet what a rule says. Upstream packets meet the rule after the line, at `then`."""
@@ -336,7 +280,7 @@ class Middlebox:
         else:
             subscriber.up.out.append((then, changed))
 
-    def _treated(self, state: _RuleState, packet: bytes, way: Direction, now: float) -> tuple[bytes | None, float]:
+    def _treated(self, state: RuleState, packet: bytes, way: Direction, now: float) -> tuple[bytes | None, float]:
         """The packet as the rule leaves it (None: dropped) and when it may go on."""
         rule = state.rule
         bucket = state.bucket.get(way)
@@ -360,8 +304,8 @@ class Middlebox:
 
     def _end_flow(
         self,
-        subscriber: _Subscriber,
-        flow: _Flow | None,
+        subscriber: Subscriber,
+        flow: RuleFlow | None,
         arrival: tuple[bytes, Direction, float],
         action: str,
     ) -> None:
@@ -378,7 +322,7 @@ class Middlebox:
             if onward is not None:
                 self._later(then, receiver, onward)
 
-    def _answer_dead(self, subscriber: _Subscriber, flow: _Flow, packet: bytes, way: Direction, now: float) -> None:
+    def _answer_dead(self, subscriber: Subscriber, flow: RuleFlow, packet: bytes, way: Direction, now: float) -> None:
         """Silence for what was blocked; a valid reset for whatever still comes of a flow that was reset.
 
         Data that was under way when the first resets were sent makes their sequence numbers stale; the next
@@ -395,6 +339,6 @@ class Middlebox:
         self.stats.treated[action] = self.stats.treated.get(action, 0) + 1
 
 
-def _ends(subscriber: _Subscriber, way: Direction) -> tuple[int, int]:
+def _ends(subscriber: Subscriber, way: Direction) -> tuple[int, int]:
     """The ports of a packet's sender and of its receiver."""
     return (INTERNET, subscriber.index) if way == "down" else (subscriber.index, INTERNET)

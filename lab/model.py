@@ -9,17 +9,18 @@ spec/lab.md sections 1 and 3.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from lab.classify import Match
 
-Action = Literal["shape", "police", "delay", "drop", "block", "reset", "dns", "dscp", "strip_option", "deprioritise"]
+Action = Literal[
+    "shape", "police", "delay", "drop", "block", "reset", "dns", "http_header", "dscp", "strip_option", "deprioritise"
+]  # fmt: skip
 Pattern = Literal["constant", "onoff", "web"]
 Nat = Literal["none", "home", "cgnat"]
 Family = Literal[4, 6]
 
-ACTIONS: Final = ("shape", "police", "delay", "drop", "block", "reset", "dns", "dscp", "strip_option", "deprioritise")
-UNSUPPORTED_ACTIONS: Final = ("http_header",)
+ACTIONS: Final[tuple[str, ...]] = get_args(Action)
 NATS: Final = ("none", "home", "cgnat")
 PATTERNS: Final = ("constant", "onoff", "web")
 EFFECTS: Final = ("slowing", "blocking", "prioritising", "tampering")
@@ -73,6 +74,7 @@ class Rule:
     dscp: int = 0
     option: str = ""
     answer: str = ""
+    header: str = ""
     after_kb: float = 0.0
     linger_s: float = 0.0
     hours: tuple[float, float] | None = None

@@ -80,6 +80,18 @@ def with_checksum(packet: bytes) -> bytes:
     return zeroed[:at] + struct.pack("!H", found or 0xFFFF if udp else found) + zeroed[at + 2 :]
 
 
+def with_payload(packet: bytes, payload: bytes) -> bytes:
+    """The TCP packet with other bytes in it; lengths and checksums are right again."""
+    start = header_size(packet)
+    whole = packet[: start + (packet[start + 12] >> 4) * 4] + payload
+    if packet[0] >> 4 == 6:
+        whole = whole[:4] + struct.pack("!H", len(whole) - 40) + whole[6:]
+    else:
+        head = whole[:2] + struct.pack("!H", len(whole)) + whole[4:10] + b"\0\0" + whole[12:start]
+        whole = head[:10] + struct.pack("!H", checksum(head)) + head[12:] + whole[start:]
+    return with_checksum(whole)
+
+
 def _end(packet: bytes) -> int:
     """The packet's length by its IP header, not by the buffer."""
     return 40 + (packet[4] << 8 | packet[5]) if packet[0] >> 4 == 6 else packet[2] << 8 | packet[3]

@@ -27,9 +27,9 @@ from typing import Any, Final, Literal
 from lab.classify import TCP, Direction, FlowFacts
 from lab.forward import processor_wait_s
 from lab.links import LinkQueue, TokenBucket, cross_load
-from lab.middlebox import LATENESS_BINS, Stats
 from lab.model import Link, Rule, Scenario, affected
 from lab.scenario import from_table
+from lab.subscriber import LATENESS_BINS, Stats
 
 NAME: Final = "relay"
 ACTIONS: Final = ("shape", "block", "reset")

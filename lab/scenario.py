@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import math
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +23,6 @@ from lab.model import (
     NATS,
     PATTERNS,
     TCP_OPTIONS,
-    UNSUPPORTED_ACTIONS,
     Action,
     CrossTraffic,
     Family,
@@ -46,6 +46,7 @@ _KEYS_OF: Final[dict[str, tuple[str, ...]]] = {
     "dscp": ("dscp",),
     "strip_option": ("option",),
     "dns": ("answer",),
+    "http_header": ("header",),
 }
 _REQUIRED: Final[dict[str, tuple[str, ...]]] = {
     "delay": ("delay_ms",),
@@ -53,7 +54,9 @@ _REQUIRED: Final[dict[str, tuple[str, ...]]] = {
     "dscp": ("dscp",),
     "strip_option": ("option",),
     "dns": ("answer",),
+    "http_header": ("header",),
 }
+_HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,64}: [\x20-\x7e]{0,190}")
 
 
 class ScenarioError(ValueError):
@@ -236,8 +239,6 @@ def _rule(table: _Table) -> Rule:
     action = table.text("action")
     if action is None:
         raise table.refuse("action", f"is missing; choose one of {', '.join(ACTIONS)}")
-    if action in UNSUPPORTED_ACTIONS:
-        raise table.refuse("action", f"{action} is not yet supported by the lab's middlebox")
     table.text("action", ACTIONS)
     allowed = (*_COMMON, *_KEYS_OF.get(action, ()))
     for key in _ALL_KEYS:
@@ -258,6 +259,7 @@ def _rule(table: _Table) -> Rule:
         dscp=int(table.number("dscp", 0, 0, 63)),
         option=table.text("option", tuple(TCP_OPTIONS)) or "",
         answer=_answer(table),
+        header=_header(table),
         after_kb=table.number("after_kb", 0.0, 0, 1e9),
         linger_s=table.number("linger_s", 0.0, 0, 86_400),
         hours=_hours(table),
@@ -277,7 +279,7 @@ def _check_rule(rule: Rule, table: _Table) -> None:
         raise table.refuse("down_mbps", f"is missing; the action {rule.action} needs down_mbps, up_mbps or both")
     if rule.action == "dns" and rule.match.proto == "tcp":
         raise table.refuse("match.proto", "the action dns answers queries over UDP only")
-    if rule.action in {"reset", "strip_option"} and rule.match.proto == "udp":
+    if rule.action in {"reset", "strip_option", "http_header"} and rule.match.proto == "udp":
         raise table.refuse("match.proto", f"the action {rule.action} exists for TCP only")
 
 
@@ -289,6 +291,13 @@ def _answer(table: _Table) -> str:
         return str(ipaddress.ip_address(value))
     except ValueError as error:
         raise table.refuse("answer", f"must be nxdomain, refused or an IP address, not {value!r}") from error
+
+
+def _header(table: _Table) -> str:
+    value = table.text("header") or ""
+    if value and not _HEADER.fullmatch(value):
+        raise table.refuse("header", f'must read "Name: value", not {value!r}')
+    return value
 
 
 def _hours(table: _Table) -> tuple[float, float] | None:

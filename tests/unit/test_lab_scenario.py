@@ -61,7 +61,10 @@ def rule(match: str = 'sni = "*.example.org"', action: str = "block", rest: str 
         (rule(match='direction = "left"'), "rule[0].match.direction: must be one of"),
         (rule(action="throttle"), "rule[0].action: must be one of"),
         (rule(action="polic"), "did you mean police?"),
-        (rule(action="http_header"), "rule[0].action: http_header is not yet supported"),
+        (rule(action="http_header"), "rule[0].header: is missing"),
+        (rule(action="http_header", rest='header = "no"'), 'rule[0].header: must read "Name: value"'),
+        (rule(action="http_header", rest='header = "X: y\\r\\nZ: w"'), 'rule[0].header: must read "Name: value"'),
+        (rule(match='proto = "udp"', action="http_header", rest='header = "X: y"'), "exists for TCP only"),
         (rule(action="police"), "rule[0].down_mbps: is missing"),
         (rule(action="delay"), "rule[0].delay_ms: is missing"),
         (rule(rest="down_mbps = 3"), "rule[0].down_mbps: has no meaning for the action block"),
@@ -126,6 +129,7 @@ def test_a_scenario_survives_its_way_to_another_process() -> None:
         'name = "x"\n[link]\nfamily = 6\npath_mtu = 1280\nreorder = 0.1\nreorder_ms = 3\nduplicate = 0.2',
         'name = "x"\n[link]\nnat = "cgnat"\ncorrupt = 0.1\ncorrupt_payload = 0.2',
         rule(match="", action="dscp", rest="dscp = 46"),
+        rule(match='http_host = "*"', action="http_header", rest='header = "X-Subscriber: 17"'),
         'name = "x"\n[cross_traffic]\npattern = "web"\nup_mbps = 3\n[expect]\neffects = ["a:blocking", "b:slowing"]',
     ):
         scenario = from_table(tomllib.loads(text))
