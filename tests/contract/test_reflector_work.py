@@ -7,7 +7,9 @@ import hashlib
 import importlib.util
 import json
 import os
+import resource
 import selectors
+import shutil
 import signal
 import socket
 import ssl
@@ -138,6 +140,18 @@ def test_who_listens_for_strangers_has_bounds() -> None:
         assert (limits.capacity_mbps, limits.most_pace_mbps, limits.session_bytes) == (500, 50, 2_000_000_000)
     for hosts in (("127.0.0.1", "::1"), ("192.0.2.10", "192.0.2.11"), ("2001:db8::1",), ("localhost",)):
         assert default_limits(hosts) == Limits()
+
+
+def test_there_are_files_for_every_session(tmp_path: Path) -> None:
+    """Under the usual limit of 1024 open files, five hundred sessions would meet refused connections."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    low = ("prlimit", f"--nofile=256:{hard}")
+    if shutil.which(low[0]) is None:
+        pytest.skip("prlimit is not on this machine (Debian package util-linux)")
+    with program(tmp_path / "state", before=low) as (process, _):
+        lines = Path(f"/proc/{process.pid}/limits").read_text().splitlines()
+        soft = next(line.split()[3] for line in lines if line.startswith("Max open files"))
+        assert int(soft) == min(hard, 16_384)
 
 
 def test_too_many_records_close_the_door_and_delivery_opens_it(tmp_path: Path) -> None:

@@ -15,10 +15,14 @@ from hypothesis import strategies as st
 
 from probe.protocol import coin
 from probe.protocol.accounts import Limits, Refusal
-from probe.protocol.memory import MemoryReflector, VirtualClock
+from probe.protocol.memory import MemoryReflector, VirtualClock, drive, even_transfer
+from probe.protocol.probe_role import ProbeSession
 from probe.protocol.quota import LEAST_OFFER, Room, line_mbps
 from probe.protocol.session import decode_message, encode_message
+from probe.protocol.steps import PlannedPair, RunSegment, SegmentFacts
+from probe.wire.envelope import open_record
 from probe.wire.messages import PairCommit, PairNonce, PairOrder, PairReveal, SessionGrant, SessionRequest
+from probe.wire.records import Receipt
 from probe.wire.signing import SeedSigner
 
 NOW = 1_800_000_000_000
@@ -282,3 +286,36 @@ def test_endpoints_are_drawn_evenly_and_apart_from_the_coin() -> None:
     expected = 4000 / 8
     chi_square = sum((count - expected) ** 2 / expected for count in drawn.values())
     assert chi_square < 29.9, "7 degrees of freedom: a fair draw exceeds this once in ten thousand"
+
+
+def test_both_segments_of_a_pair_go_to_its_endpoint() -> None:
+    crowd = Crowd(endpoints=4)
+    here = ProbeSession(
+        request=SessionRequest(v=1, probe=KEY, nettest="differential", pairs=30, segment_s=1, pace_mbps=8),
+        random_bytes=random.Random(5).randbytes,
+    )
+    even, steps = even_transfer(lambda step: 8.0), []
+
+    def transfer(step: RunSegment, reflector: MemoryReflector) -> SegmentFacts:
+        steps.append(step)
+        return even(step, reflector)
+
+    planned = PlannedPair(
+        kind="test",
+        app="a",
+        profile="p",
+        direction="down",
+        pace_mbps=8,
+        segment_s=1,
+        app_name="app.example.net",
+        neutral_name="two.example.org",
+    )
+    assert drive(here, crowd.there, [planned] * 30, transfer).failure is None
+    ports = {(step.pair, step.slot): step.endpoint.port for step in steps}
+    assert len(ports) == 60
+    assert all(ports[pair, 0] == ports[pair, 1] for pair in range(1, 31))
+    assert len(set(ports.values())) == 4
+    (envelope,) = crowd.there.receipts.values()
+    receipt = open_record(envelope)
+    assert isinstance(receipt, Receipt)
+    assert [443 + pair.endpoint for pair in receipt.pairs] == [ports[pair.pair, 0] for pair in receipt.pairs]

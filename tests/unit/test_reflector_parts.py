@@ -6,9 +6,11 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import random
 import socket
 import ssl
 import struct
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probe.protocol.accounts import Limits
+from probe.protocol.booking import Booking, Identity
 from probe.reflector import account, clienthello, tcpinfo
 from probe.reflector.account import Account
 from probe.reflector.clienthello import ClientHello, NoClientHello, peek
-from probe.reflector.keys import load_or_make_certificate
+from probe.reflector.keys import load_or_make_certificate, load_signer
 from probe.reflector.listen import why_not_listening
 from probe.reflector.logs import ScrubbingFormatter
 from probe.reflector.pool import Pool, split_host, url_host
-from probe.reflector.receipts import Journal
+from probe.reflector.receipts import Journal, Receipts
+from probe.reflector.renewal import DRAIN_AFTER_MS, DataContexts, Renewal, load_data_certificate
+from probe.wire.messages import Endpoint, SessionRequest
+from probe.wire.records import Origin
 
 # -- ClientHello --------------------------------------------------------------------------------------------------
 
@@ -229,6 +235,90 @@ def test_a_failed_write_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.
     journal.append(b"third\n")
     assert path.read_bytes() == b"one\nthird\n"
     journal.close()
+
+
+def test_what_was_appended_is_flushed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    real = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda file: (flushed.append(os.fstat(file).st_size), real(file)))
+    journal = Journal(tmp_path / "started.jsonl")
+    journal.sync()
+    journal.append(b"one\n")
+    journal.sync()
+    journal.sync()
+    journal.append(b"two\n")
+    journal.put_aside()
+    journal.sync()
+    assert flushed == [4, 8]
+    journal.append(b"three\n")
+    assert [(path.name, size) for path, size in journal.files.items()] == [
+        ("started-000001.jsonl", 8),
+        ("started.jsonl", 6),
+    ]
+    assert journal.bytes_kept == 14
+    journal.close()
+    again = Journal(tmp_path / "started.jsonl")
+    assert again.files == journal.files
+    assert again.next_aside().name == "started-000002.jsonl"
+    again.close()
+
+
+def test_a_journal_that_cannot_be_put_aside_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path / "started.jsonl")
+    journal.append(b"one\n")
+
+    def failing(*_: Any) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", failing)
+    with pytest.raises(OSError, match="Too many"):
+        journal.put_aside()
+    monkeypatch.undo()
+    journal.append(b"two\n")
+    assert (tmp_path / "started.jsonl").read_bytes() == b"one\ntwo\n"
+    assert list(journal.files) == [tmp_path / "started.jsonl"]
+    journal.close()
+
+
+# -- renewal ------------------------------------------------------------------------------------------------------
+
+
+def test_a_reflector_that_is_never_empty_closes_its_door_for_a_new_certificate(tmp_path: Path) -> None:
+    rng, now = random.Random(1), 1_800_000_000_000
+    signer, old = load_signer(tmp_path / "key"), load_data_certificate(tmp_path)
+    booking = Booking(
+        identity=Identity(key_id=signer.key_id, data_certificate=old.digest),
+        limits=Limits(),
+        random_bytes=rng.randbytes,
+    )
+    receipts, contexts = Receipts(tmp_path, signer), DataContexts(tmp_path)
+    renewal = Renewal(
+        state=tmp_path,
+        booking=booking,
+        lock=threading.Lock(),
+        receipts=receipts,
+        contexts=contexts,
+        control_context=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
+        health={},
+    )
+    wish = SessionRequest(v=1, probe=signer.key_id, nettest="x", pairs=1, segment_s=1, pace_mbps=1)
+    booking.open(wish, prefix="p", origin=Origin(), endpoints=(Endpoint(host=None, port=1),), now_ms=now)
+    (tmp_path / "data.pem").unlink()
+    renewal.reload(now)
+    new = load_data_certificate(tmp_path)
+    assert renewal.tick(now + DRAIN_AFTER_MS - 1) is None
+    assert booking.identity.data_certificate == old.digest
+    refusal = renewal.tick(now + DRAIN_AFTER_MS)
+    assert refusal is not None
+    assert (refusal.status, refusal.problem.error) == (503, "busy")
+    renewal.reload(now + DRAIN_AFTER_MS)  # asked again, it does not wait anew
+    assert renewal.tick(now + DRAIN_AFTER_MS) is not None
+    before = contexts.find((b"h2",))
+    booking.stop(now + DRAIN_AFTER_MS)
+    assert renewal.tick(now + DRAIN_AFTER_MS + 1) is None
+    assert booking.identity.data_certificate == new.digest != old.digest
+    assert contexts.find((b"h2",)) is not before
+    receipts.close()
 
 
 # -- the rest -----------------------------------------------------------------------------------------------------
