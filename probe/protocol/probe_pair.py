@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from probe.protocol import coin
+from probe.protocol import coin, sealed
 from probe.protocol.steps import PlannedPair, SegmentFacts, WireBytes
 from probe.wire.messages import PairCommit, PairFinish, PairResult, SegmentReport
 from probe.wire.records import Arm, MeasuredPair, MeasuredSegment
@@ -36,6 +36,12 @@ class ProbePair:
     def wire_of(self, arm: Arm) -> WireBytes | None:
         """What an arm puts on the wire itself."""
         return self.planned.app_wire if arm == "app" else self.planned.neutral_wire
+
+
+def begins_like_tls(planned: PlannedPair) -> bool:
+    """Whether a stream's flight would be taken for a TLS handshake (spec/carriers.md, section "stream")."""
+    wires = [wire for wire in (planned.app_wire, planned.neutral_wire) if wire is not None]
+    return planned.carrier == "stream" and any(not sealed.is_stream(wire.flight[0]) for wire in wires if wire.flight)
 
 
 def commit_message(pair: ProbePair) -> PairCommit:

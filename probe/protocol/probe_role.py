@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeVar
 
 from probe.protocol import coin
 from probe.protocol.pacing import allowed_pace_mbps
-from probe.protocol.probe_pair import ProbePair, commit_message, finish_message, measured
+from probe.protocol.probe_pair import ProbePair, begins_like_tls, commit_message, finish_message, measured
 from probe.protocol.session import MOST_CALIBRATION_S, decode_message, encode_message
 from probe.protocol.steps import (
     AwaitPlan,
@@ -152,10 +152,13 @@ class ProbeSession:
     def plan(self, pairs: Sequence[PlannedPair]) -> None:
         """Add pairs to be run. An empty plan on a fresh session closes it.
 
-        A pace above the grant is lowered to it, before the pair's coin. Raises ValueError while a pair is open.
+        A pace above the grant is lowered to it, before the pair's coin. Raises ValueError while a pair is open, and
+        for a stream that would be taken for TLS.
         """
         if not self.is_between_pairs or self.grant is None:
             raise ValueError("pairs are planned between pairs of a granted session")
+        if any(begins_like_tls(pair) for pair in pairs):
+            raise ValueError("a flight of the carrier stream must not begin with 0x16: choose other first bytes")
         most = self.grant.most_pace_mbps
         self._planned += [replace(pair, pace_mbps=allowed_pace_mbps(pair.pace_mbps, most)) for pair in pairs]
         self._phase = "between"
