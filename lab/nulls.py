@@ -166,15 +166,15 @@ def share_of(pairs: Sequence[tuple[Pair, float | None]], kind: str) -> Share:
     )
 
 
-def rate_effects(pairs: Iterable[Pair]) -> dict[str, Shift]:
-    """What the segment's place and the arm's name do to the rate."""
+def rate_effects(pairs: Iterable[tuple[Pair, float | None]]) -> dict[str, Shift]:
+    """What the segment's place does to the rate, and what the arm's name does once the place is allowed for."""
     order, name = [], []
-    for pair in pairs:
+    for pair, y in pairs:
         ratio = pair.log_ratio()
-        if ratio is not None and pair.neutral_first is not None and not pair.lost:
+        if ratio is not None and y is not None:
             order.append(ratio)
             if pair.kind == "test":
-                name.append(ratio if not pair.neutral_first else -ratio)
+                name.append(-y)
     effects = {}
     if order:
         effects["order"] = median_shift("rate of the first segment against the second", order)
@@ -239,7 +239,7 @@ def run(pairs: int, *, probes: int, segment_s: float, driver: str | None, seed: 
         seconds=round(time.monotonic() - began, 1),
         test=share_of(judged, "test"),
         placebo=share_of(judged, "placebo"),
-        effects=rate_effects(pair for pair, _ in judged) | size_effects(told, weights),
+        effects=rate_effects(judged) | size_effects(told, weights),
         contradictions=[what for one in told for what in contradictions(one)],
         void_reason=void,
         notes=[] if chosen != "relay" else ["the relay driver never counts in the accuracy study"],
