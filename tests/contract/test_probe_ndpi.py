@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
+import json
 import os
 import re
 import ssl
@@ -32,6 +33,8 @@ from probe.profiles.dress import Arms, Dressed, dress
 from probe.profiles.model import Profile, available, every, load, load_neutral
 from probe.profiles.twins import twins
 from probe.protocol import sealed
+from probe.wire.envelope import from_line, open_record
+from probe.wire.records import Measurement
 
 _spec = importlib.util.spec_from_file_location("captures", Path(__file__).with_name("captures.py"))
 assert _spec is not None
@@ -269,13 +272,13 @@ def test_random_bytes_are_never_taken_for_a_protocol(program, server_context: ss
     stage = Stage(server_context)
     profiles = [load(app) for app in every() if load(app).bytes is not None]
     flows = {}
-    for seed in range(150):
+    for seed in range(100):
         for profile in profiles:
             arms = draw(profile, 1000 + seed)
             flows[stage.flow(profile, arms.control)] = profile
             flows[stage.flow(profile, arms.placebo)] = profile
     seen = c.ask_ndpi(ndpi, stage.capture, tmp_path / "opaque.pcap")
-    assert len(flows) > 2500
+    assert len(flows) == 2 * 100 * len(profiles)
     assert all(is_nothing(seen[flow], profile) for flow, profile in flows.items())
     assert {seen[flow].risks for flow in flows} == {""}
 
@@ -296,6 +299,61 @@ def test_an_engine_that_remembers_endpoints_treats_both_arms_alike(
     if "cache" in seen[app].confidence:
         assert seen[after].protocol == "BitTorrent"
         assert seen[after].risks == seen[app].risks
+
+
+@dataclass
+class Real:
+    """One session of every profile, as it went over loopback."""
+
+    measurement: Measurement
+    flows: list[list[tuple[int, int, bytes]]]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Real:
+    home = tmp_path_factory.mktemp("real")
+    argv = [sys.executable, "-m", "evenlane.cli", "reflector", "--host", "127.0.0.1", "--control-port", "0"]
+    argv += ["--data-port", "0", "--state", str(home / "reflector"), "--json"]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        started = json.loads(process.stdout.readline())
+        try:
+            sniffer = c.Sniffer(started["data_port"])
+        except PermissionError:
+            pytest.skip("only root may look at packets")
+        probe = [sys.executable, "-m", "evenlane.cli", "probe", "run", "differential", "--progress", "none"]
+        probe += ["--reflector", f"{started['url']}#sha256={started['pin']}", "--out", str(home / "out.jsonl")]
+        probe += ["--pairs", "1", "--segment-s", "0.2", "--pace-mbps", "2", "--state", str(home / "probe")]
+        subprocess.run(probe + [word for app in every() for word in ("--app", app)], check=True, capture_output=True)
+    finally:
+        process.terminate()
+        process.wait(20)
+    record = open_record(from_line((home / "out.jsonl").read_bytes().splitlines()[0]))
+    assert isinstance(record, Measurement)
+    return Real(record, sniffer.flows())
+
+
+@pytest.mark.services
+def test_ndpi_sees_the_same_in_a_session_as_it_runs(program, real: Real, tmp_path: Path) -> None:
+    ndpi = program("ndpiReader", "libndpi-bin")
+    segments = [(pair, segment) for pair in real.measurement.pairs for segment in pair.segments]
+    assert len(real.flows) == len(segments)
+    assert {pair.app for pair in real.measurement.pairs} == set(every())
+    assert all(segment.failure is None for _, segment in segments)
+    capture = c.Capture()
+    numbers = [capture.frames(packets) for packets in real.flows]
+    seen = c.ask_ndpi(ndpi, capture, tmp_path / "session.pcap")
+    for number, (pair, segment) in zip(numbers, segments, strict=True):
+        profile, found = load(pair.app), seen[number]
+        name = expected(profile)
+        if segment.arm == "app" and pair.kind == "test" and name is not None and profile.id not in NOT_ON_443:
+            assert found.protocol == name, (pair.app, found)
+        elif name is not None or profile.bytes is None or segment.arm != "app":
+            assert is_nothing(found, profile), (pair.app, segment.arm, found)
+        usual = "** TLS Suspicious Extension **" if profile.carrier == "hello" else ""
+        is_bare = segment.arm == "app" and profile.bytes is not None
+        assert found.risks in ({"", PORT_FLAG} if is_bare else {usual}), (pair.app, segment.arm, found)
 
 
 def check_docs(heading: str, table: list[str]) -> None:
