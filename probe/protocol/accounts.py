@@ -125,6 +125,9 @@ class Limits:
     idle_timeout_s: float = 30.0
     capacity_mbps: float = 0.0
     """What the machine's line carries each way; sessions book slots of it. 0: nothing is booked."""
+    datagram_mbps: float = 200.0
+    """Paces of the open pairs over UDP together: half of what one core sends or receives by itself, the kernel's help
+    being for TCP alone. A pair beyond it is refused before it begins."""
     newcomers: float = 0.25
     """This share of the capacity is only for networks that have no session open: a greedy one finds its end there,
     while homes behind one carrier's address are not refused as long as the line has room."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from probe.protocol.accounts import RETRY_AFTER_S, Awaited, Counted, Job, Limits, NoJob, Refusal, refuse
+from probe.protocol.datagram import UDP_CARRIERS
+from probe.protocol.datagram_rate import datagram_pace_mbps
 from probe.protocol.quota import Room, line_mbps
 from probe.protocol.reflector_role import ReceiptEnd, ReflectorSession
 from probe.protocol.session import BIN_MS
@@ -32,6 +34,8 @@ from probe.wire.scrub import address_path
 RECEIPT_KEPT_MS: Final = 600_000
 """So long a closed session's receipt can be asked for again."""
 _MOST_KEPT: Final = 500
+_PATIENCE: Final = 4
+"""Silences and two segments that a session has for its next pair: a place that is only held is given free."""
 
 
 def pairs_that_fit(segment_s: float) -> int:
@@ -62,6 +66,7 @@ class Booking:
         self._ended: dict[str, ReflectorSession] = {}
         self._room = Room(limits)
         self._running: dict[str, Job] = {}  # session -> its data connection: there is one at a time
+        self._progress_ms: dict[str, int] = {}  # session -> when it was opened or last began a pair
         self._tickets: dict[str, str] = {}  # ticket -> session, for the open pair of each
         self._closed_for: Refusal | None = None
         self._stopping = False
@@ -148,6 +153,7 @@ class Booking:
             software=self._identity.software,
         )
         self._room.take(grant.session, prefix, pace, now_ms)
+        self._progress_ms[grant.session] = now_ms
         self.sessions_started += 1
         return grant
 
@@ -165,8 +171,13 @@ class Booking:
         self, session: ReflectorSession, message: PairCommit, now_ms: int
     ) -> tuple[PairNonce, Started | None] | Refusal:
         """Begin a pair of a session. From its first one on there is no calibration, and its slot is smaller."""
+        refusal = self._refuse_datagrams(session, message)
+        if refusal is not None:
+            return refusal
+        before = session.pairs_started
         answer = session.commit(message, now_ms)
-        if not isinstance(answer, Refusal):
+        if session.pairs_started > before:
+            self._progress_ms[session.grant.session] = now_ms
             self._room.calibrated(session.grant.session, session.grant.most_pace_mbps)
         return answer
 
@@ -226,11 +237,15 @@ class Booking:
         for ticket in session.tickets:
             self._tickets.pop(ticket, None)
         self._running.pop(key, None)
+        del self._progress_ms[key]
         self._room.give_back(key)
 
     def tick(self, now_ms: int) -> list[ReflectorSession]:
-        """End the sessions that fell silent and forget receipts nobody will ask for; call about once a second."""
-        silent = [session for session in self._open.values() if session.is_silent(now_ms)]
+        """End the sessions that fell silent or only hold their place; call about once a second.
+
+        Receipts that nobody will ask for are forgotten.
+        """
+        silent = [s for s in self._open.values() if s.is_silent(now_ms) or self._is_idle(s, now_ms)]
         for session in silent:
             self.end(session, "timed_out", now_ms)
         for key, session in list(self._ended.items()):
@@ -240,6 +255,10 @@ class Booking:
         self._room.tick(now_ms)
         return silent
 
+    def _is_idle(self, session: ReflectorSession, now_ms: int) -> bool:
+        allowed_s = _PATIENCE * self._limits.idle_timeout_s + 2 * session.request.segment_s
+        return now_ms - self._progress_ms[session.grant.session] > allowed_s * 1000
+
     def stop(self, now_ms: int) -> list[ReflectorSession]:
         """Open no more sessions and end those that are open."""
         self._stopping = True
@@ -247,6 +266,15 @@ class Booking:
         for session in sessions:
             self.end(session, "stopped", now_ms)
         return sessions
+
+    def _refuse_datagrams(self, session: ReflectorSession, message: PairCommit) -> Refusal | None:
+        """Whether one more pair over UDP is more than this machine can pace; one alone never is."""
+        if message.carrier not in UDP_CARRIERS or session.datagram_mbps:
+            return None
+        taken = sum(one.datagram_mbps for one in self._open.values())
+        if not taken or taken + datagram_pace_mbps(message.pace_mbps) <= self._limits.datagram_mbps:
+            return None
+        return refuse(503, "busy", "all that this reflector carries over UDP is taken", RETRY_AFTER_S)
 
     def _check_request(self, request: SessionRequest) -> Refusal | None:
         if request.segment_s > self._limits.segment_s:

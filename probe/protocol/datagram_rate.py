@@ -49,6 +49,11 @@ _LONGEST_REPORT_S: Final = 0.2
 _NO_NEWS_S: Final = 0.1
 
 
+def datagram_pace_mbps(pace_mbps: float) -> float:
+    """The pace that is kept over UDP, where 0 (unlimited) is the highest one."""
+    return min(pace_mbps or MOST_MBPS, MOST_MBPS)
+
+
 def bytes_per_s(mbps: float) -> float:
     """Mbit/s as bytes a second."""
     return mbps * 1e6 / 8
@@ -58,7 +63,7 @@ class RateControl:
     """The rate of one sender: `heard` takes feedback, `tick` lets time pass, `rate` is what may be sent now."""
 
     def __init__(self, pace_mbps: float, now: float) -> None:
-        self.pace = bytes_per_s(min(pace_mbps or MOST_MBPS, MOST_MBPS))
+        self.pace = bytes_per_s(datagram_pace_mbps(pace_mbps))
         self.floor = min(self.pace, bytes_per_s(FLOOR_MBPS))
         self.rate = max(self.floor, min(self.pace / 3, bytes_per_s(START_MBPS)))
         self.rtt_min_s: float | None = None

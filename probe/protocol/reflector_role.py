@@ -14,6 +14,8 @@ from typing import Literal
 
 from probe.protocol import coin, pacing
 from probe.protocol.accounts import Awaited, Counted, Job, Limits, NoJob, Refusal, StillRunning, refuse
+from probe.protocol.datagram import UDP_CARRIERS
+from probe.protocol.datagram_rate import datagram_pace_mbps
 from probe.protocol.reflector_pair import NAMED_CARRIERS, ReflectorPair, Slot, receipt_pair, seen_name
 from probe.protocol.session import MOST_CALIBRATION_S, MOST_CALIBRATIONS, TICKET_WINDOW_S, outcome_of
 from probe.wire.messages import (
@@ -184,6 +186,14 @@ class ReflectorSession:
     def tickets(self) -> tuple[str, ...]:
         """Every ticket that this session gave out."""
         return tuple(slot.ticket for pair in self._pairs for slot in pair.slots)
+
+    @property
+    def datagram_mbps(self) -> float:
+        """Pace of the open pair, where it goes over UDP; else 0."""
+        pair = self._pairs[-1] if self._pairs and self.receipt is None else None
+        if pair is None or pair.is_over or pair.commit.carrier not in UDP_CARRIERS:
+            return 0.0
+        return datagram_pace_mbps(pair.commit.pace_mbps)
 
     @property
     def pairs_started(self) -> int:

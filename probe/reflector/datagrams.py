@@ -24,7 +24,6 @@ from probe.protocol.booking import Booking
 from probe.protocol.datagram import Codec
 from probe.protocol.datagram_door import Door
 from probe.protocol.datagram_flow import Filler
-from probe.protocol.datagram_rate import MOST_MBPS
 from probe.protocol.datagram_reflector import Flow, flow_for
 from probe.reflector.metrics import Metrics
 from probe.reflector.origin import Address, parse_address, prefix_of
@@ -41,13 +40,10 @@ _A_TURN: Final = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatagramLimits:
-    """What one core carries, and how many may knock at once."""
+    """How many may run and knock at once. How fast they are together is for the booking to know (Limits)."""
 
-    flows: int = 100
-    """Segments at once."""
-    mbps: float = 120.0
-    """The sum of their paces, both directions: what one core of a small server sends and receives with time to spare.
-    A probe that finds no room asks again for 3 s; a booking that knows better should not let it come to that."""
+    flows: int = 1000
+    """Segments at once. A probe that finds no room asks again for 3 s."""
     knocks: int = 8192
     knocks_per_prefix: int = 256
 
@@ -60,7 +56,6 @@ class _Running:
     port: UdpPort
     peer: Peer
     effort: tuple[float, float, int]
-    mbps: float
     wake_at: float = 0.0
     is_told: bool = False
 
@@ -99,7 +94,6 @@ class DatagramPlane:
         )
         self._address: Address | None = None
         self._flows: dict[_Key, _Running] = {}
-        self._mbps = 0.0
         self._timers: list[tuple[float, int, _Key]] = []
         self._order = itertools.count()
         self._late_s = 0.0
@@ -150,7 +144,7 @@ class DatagramPlane:
 
     def open(self, hello: DataHello, carrier: Carrier, flight: str) -> Job | NoJob | None:
         """Ask the booking, if there is room for one more segment."""
-        if self._address is None or len(self._flows) >= self._limits.flows or self._mbps >= self._limits.mbps:
+        if self._address is None or len(self._flows) >= self._limits.flows:
             return None
         origin = self._origin_of(self._address, hello.address)
         with self._lock:
@@ -215,9 +209,7 @@ class DatagramPlane:
         job = entered.job
         codec = Codec(job.ticket, "reflector", job.head)
         flow = flow_for(job, codec, Filler(self._pool), now, _unix_ms())
-        mbps = min(job.pace_mbps or MOST_MBPS, MOST_MBPS)
-        touched[key] = self._flows[key] = _Running(flow, port, peer, self._effort(port), mbps)
-        self._mbps += mbps
+        touched[key] = self._flows[key] = _Running(flow, port, peer, self._effort(port))
         self._metrics.datagram_flows_open.set(len(self._flows))
 
     def _serve(self, key: _Key, running: _Running, now: float) -> None:
@@ -231,7 +223,6 @@ class DatagramPlane:
         if flow.is_over:
             del self._flows[key]
             running.wake_at = 0.0
-            self._mbps -= running.mbps
             self._metrics.datagram_flows_open.set(len(self._flows))
             return
         at = flow.wake_at
