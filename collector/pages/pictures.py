@@ -22,7 +22,7 @@ from probe.wire.records import Effect, PairRecord
 
 MOST_SLOPES: Final = 300
 """More lines than this cannot be told apart; they are then drawn evenly spread over the pairs."""
-BESIDE: Final = 26
+BESIDE: Final = 22
 """Two labels with more letters than this do not fit beside each other on a phone."""
 DENSE: Final = 60
 """More lines than this are drawn fainter, so that one sees where they are many."""

@@ -273,7 +273,7 @@ async def test_the_glossary_explains_the_words_used(aiohttp_client: Opener) -> N
     client = await aiohttp_client(application(world()))
     for language in LANGUAGES:
         text = await text_of(client, f"/glossary?lang={language}")
-        for anchor in ("asn", "sni", "policer", "shaper", "pair", "cell", "evalue"):
+        for anchor in ("asn", "sni", "policer", "shaper", "pair", "cell", "evalue", "network", "budget"):
             assert f'id="{anchor}"' in text
 
 
