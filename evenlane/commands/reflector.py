@@ -18,25 +18,32 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 limits:
-  On addresses that strangers reach, the defaults are --capacity-mbps 500, --most-pace-mbps 50 and --session-mb 2000;
-  on loopback and on documentation addresses there is no bound. Set --capacity-mbps to what your line carries each
-  way: sessions book slots of it and are refused (503, Retry-After) when it is taken, so that your line is never what
-  slows a measurement.
+  On addresses that strangers reach, the defaults are --capacity-mbps 500,
+  --most-pace-mbps 50 and --session-mb 2000; on loopback and on documentation
+  addresses there is no bound. Set --capacity-mbps to what your line carries each
+  way: sessions book slots of it and are refused (503, Retry-After) when it is
+  taken, so that your line is never what slows a measurement.
 
 new keys:
-  1. evenlane reflector --state DIR --rotate-key prepare    prints the next key's id
-  2. add that id to `reflectors` in the collector's configuration, beside the present one, and restart the collector
-  3. evenlane reflector --state DIR --rotate-key now, then send the running reflector SIGHUP (or restart it)
-  4. take the old id out of the collector's configuration once nothing signed with it is waiting any more (a day)
-  Sessions that are open keep the key that they began with. To renew a certificate, replace or move away control.pem
-  or data.pem under --state and send SIGHUP; the data port changes over in the first moment without a session. A new
+  1. evenlane reflector --state DIR --rotate-key prepare
+     prints the next key's id
+  2. add that id to `reflectors` in the collector's configuration, beside the
+     present one, and restart the collector
+  3. evenlane reflector --state DIR --rotate-key now
+     then send the running reflector SIGHUP, or restart it
+  4. take the old id out of the collector's configuration once nothing that was
+     signed with it is waiting any more (a day)
+  Sessions that are open keep the key that they began with. To renew a
+  certificate, replace or move away control.pem or data.pem under --state and send
+  SIGHUP; the data port changes over in the first moment without a session. A new
   control.pem is a new pin.
 
 journals:
-  A record is with the operating system before anything that depends on it is answered, and on the disk within a
-  second. With --collector, a journal that reaches 64 MB is put aside and deleted once it is delivered to its last
-  line; what the collector will never take is kept in rejected.jsonl. Nothing else is ever deleted: at --journal-mb
-  the reflector opens no more sessions.
+  A record is with the operating system before anything that depends on it is
+  answered, and on the disk within a second. With --collector, a journal that
+  reaches 64 MB is put aside and deleted once it is delivered to its last line;
+  what the collector will never take is kept in rejected.jsonl. Nothing else is
+  ever deleted: at --journal-mb the reflector opens no more sessions.
 
 Exit codes: 0 stopped on request, 2 usage, 3 could not run."""
 
@@ -47,9 +54,10 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "reflector",
         help="serve probes: exchange traffic with them and witness what arrived",
         description=(
-            "Runs a reflector until Ctrl-C. Prints one line when it is ready: the URL for `probe run --reflector`, "
-            "with the pin of its certificate. Every session leaves a signed receipt in receipts.jsonl, every pair "
-            "that began a line in started.jsonl; both go to the collector by themselves. No address is written down."
+            "Runs a reflector until Ctrl-C. Prints one line when it is ready: the URL for\n"
+            "`probe run --reflector`, with the pin of its certificate. Every session leaves a\n"
+            "signed receipt in receipts.jsonl, every pair that began a line in started.jsonl;\n"
+            "both go to the collector by themselves. No address is written down."
         ),
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -211,7 +211,8 @@ class Collector:
     def count(self, result: str) -> int:
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
             lines = answer.read().decode().splitlines()
-        return int(sum(float(line.rpartition(" ")[2]) for line in lines if f'result="{result}"' in line))
+        found = [line for line in lines if "_records_total{" in line and f'result="{result}"' in line]
+        return int(sum(float(line.rpartition(" ")[2]) for line in found))
 
     def stop(self) -> None:
         self._process.terminate()

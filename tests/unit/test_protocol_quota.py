@@ -227,6 +227,27 @@ def test_a_token_that_is_used_up_harms_nobody_else() -> None:
     assert isinstance(crowd.open("cgnat"), SessionGrant)
 
 
+def test_a_place_that_is_only_held_is_given_free() -> None:
+    """Asking the same again keeps the control channel awake, but begins no pair."""
+    crowd = Crowd(capacity_mbps=100)
+    holder, worker = crowd.granted("holder"), crowd.granted("worker")
+    crowd.begin(holder)
+    finish = {"started": True, "bytes": 0, "duration_ms": 0}
+    body = json.dumps({"segments": [finish, finish]}).encode()
+    for step in range(14):
+        crowd.clock.advance(10_000)
+        for grant, pair in ((holder, 1), (worker, step + 1)):
+            if grant is worker:
+                crowd.begin(worker, pair)
+            path = f"/v1/sessions/{grant.session}/pairs/{pair}/finish"
+            status = crowd.there.request("POST", path, body, grant.token).status
+            assert status == (200 if grant is worker or step < 13 else 409)
+        crowd.there.tick()
+    assert list(crowd.there.receipts) == [holder.session]
+    assert crowd.there.booking.sessions_open == 1
+    assert crowd.booked == pytest.approx(12 * 1.06, abs=MARGIN)
+
+
 def calls(what: Any) -> int:
     """How many Python functions run."""
     count = 0
