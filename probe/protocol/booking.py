@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from probe.protocol.accounts import RETRY_AFTER_S, Awaited, Counted, Job, Limits, NoJob, Refusal, refuse
+from probe.protocol.datagram import UDP_CARRIERS
+from probe.protocol.datagram_rate import datagram_pace_mbps
 from probe.protocol.quota import Room, line_mbps
 from probe.protocol.reflector_role import ReceiptEnd, ReflectorSession
 from probe.protocol.session import BIN_MS
@@ -169,6 +171,9 @@ class Booking:
         self, session: ReflectorSession, message: PairCommit, now_ms: int
     ) -> tuple[PairNonce, Started | None] | Refusal:
         """Begin a pair of a session. From its first one on there is no calibration, and its slot is smaller."""
+        refusal = self._refuse_datagrams(session, message)
+        if refusal is not None:
+            return refusal
         before = session.pairs_started
         answer = session.commit(message, now_ms)
         if session.pairs_started > before:
@@ -261,6 +266,15 @@ class Booking:
         for session in sessions:
             self.end(session, "stopped", now_ms)
         return sessions
+
+    def _refuse_datagrams(self, session: ReflectorSession, message: PairCommit) -> Refusal | None:
+        """Whether one more pair over UDP is more than this machine can pace; one alone never is."""
+        if message.carrier not in UDP_CARRIERS or session.datagram_mbps:
+            return None
+        taken = sum(one.datagram_mbps for one in self._open.values())
+        if not taken or taken + datagram_pace_mbps(message.pace_mbps) <= self._limits.datagram_mbps:
+            return None
+        return refuse(503, "busy", "all that this reflector carries over UDP is taken", RETRY_AFTER_S)
 
     def _check_request(self, request: SessionRequest) -> Refusal | None:
         if request.segment_s > self._limits.segment_s:
