@@ -257,7 +257,7 @@ async def test_behind_a_proxy_addresses_are_those_of_readers(aiohttp_client: Ope
     assert "https://example.net/lanes/case/slow000001" in text
     assert 'href="/lanes/?lang=en"' in text
     assert 'href="/lanes/static/evenlane.css?v=' in text
-    assert 'href="/lanes/v1/cases/slow000001"' in text
+    assert 'href="/lanes/v1/cases/slow000001" data-address="https://example.net/lanes/v1/cases/slow000001"' in text
 
 
 async def test_the_style_may_be_kept_for_ever_under_its_version(aiohttp_client: Opener) -> None:
