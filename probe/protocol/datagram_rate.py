@@ -47,6 +47,8 @@ _LEAST_REPORTED: Final = 10
 """Datagrams in one report: fewer would make one loss look like a tenth."""
 _LONGEST_REPORT_S: Final = 0.2
 _NO_NEWS_S: Final = 0.1
+_LONGEST_RTT_S: Final = 5.0
+"""A longer one is nonsense, and would hold the circuit breaker open."""
 
 
 def datagram_pace_mbps(pace_mbps: float) -> float:
@@ -117,7 +119,7 @@ class RateControl:
     # -- what a report says -------------------------------------------------------------------------------------
 
     def _take_rtt(self, sample: float) -> None:
-        if sample < 0:
+        if not 0 <= sample <= _LONGEST_RTT_S:
             return
         self._rtts.append(sample)
         self.rtt_min_s = sample if self.rtt_min_s is None else min(sample, self.rtt_min_s)
