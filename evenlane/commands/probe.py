@@ -34,6 +34,7 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.set_defaults(func=lambda _: _usage(parser))
     commands = parser.add_subparsers(dest="probe_command", metavar="COMMAND")
     _add_list(commands)
+    _add_profile(commands)
     _add_run(commands)
     for name, text, func in (
         ("status", "tell this probe's key and its last run", _status),
@@ -65,6 +66,13 @@ def _common(parser: argparse.ArgumentParser, func: Callable[[argparse.Namespace]
 def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "list the nettests and the app profiles"
     _common(commands.add_parser("list", help=text, description=text), _list)
+
+
+def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "print an app profile as a plan delivers it: canonical JSON"
+    profile = commands.add_parser("profile", help=text, description=text)
+    profile.add_argument("app", metavar="APP", help="which one (see `evenlane probe list`), or `neutral`")
+    _common(profile, _profile)
 
 
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -270,6 +278,19 @@ def _list(args: argparse.Namespace) -> int:
 
     found = catalogue()
     print(json.dumps(found, ensure_ascii=False) if args.json else "\n".join(catalogue_lines(found)))
+    return 0
+
+
+def _profile(args: argparse.Namespace) -> int:
+    from evenlane.commands.probe_about import document
+    from probe.profiles.model import ProfileError
+
+    try:
+        found = document(args.app)
+    except ProfileError as error:
+        print(f"evenlane: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps({"id": args.app.partition("+")[0], "document": found}) if args.json else found)
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from probe.netio.control import Url
 from probe.nettests.registry import NETTESTS
-from probe.profiles.model import DEFAULT_APPS, ProfileError, available, load, load_neutral
+from probe.profiles.model import DEFAULT_APPS, ProfileError, Shelf, available, every, load, load_neutral
 from probe.runner import send
 from probe.state import State, StateError
 from probe.upload import Uploaded
@@ -24,9 +24,9 @@ _BATCH_PAUSE_S: Final = 0.05
 
 
 def catalogue() -> dict[str, Any]:
-    """Nettests and apps."""
+    """Nettests and apps, each app by every carrier that it can be sent by."""
     apps = []
-    for name in available():
+    for name in every():
         profile = load(name)
         titles = profile.title
         apps.append(
@@ -37,7 +37,12 @@ def catalogue() -> dict[str, Any]:
                 "component": profile.component,
                 "title": {"en": titles.en, "nl": titles.nl, "fr": titles.fr, "de": titles.de},
                 "direction": profile.direction,
+                "carrier": profile.carrier,
+                "pace_mbps": profile.pace_mbps,
+                "alpn": list(profile.alpn),
                 "names": list(profile.names),
+                "ndpi": profile.ndpi,
+                "sources": list(profile.sources),
                 "default": profile.id in DEFAULT_APPS,
             }
         )
@@ -49,10 +54,17 @@ def catalogue_lines(found: dict[str, Any]) -> list[str]:
     """For people."""
     lines = ["nettests"]
     lines += [f"  {nettest['id']:<14} {nettest['title']}" for nettest in found["nettests"]]
-    lines.append("apps (* measured unless others are named)")
+    lines.append("apps (* measured unless others are named): carrier, direction and pace of one user, component")
     for app in found["apps"]:
-        lines.append(f"{'*' if app['default'] else ' ':>2}{app['id']:<14}  {app['title']['en']}: {app['component']}")
+        pace = f"{app['pace_mbps']:g} Mbit/s"
+        facts = f"{app['carrier']:<8}  {app['direction']:<4}  {pace:<11}"
+        lines.append(f"{'*' if app['default'] else ' ':>2}{app['id']:<18}  {facts}  {app['component']}")
     return lines
+
+
+def document(app: str) -> str:
+    """A profile as a plan delivers it. Raises ProfileError."""
+    return Shelf().document(app)
 
 
 # -- status -----------------------------------------------------------------------------------------------------
@@ -191,11 +203,11 @@ def _check_clock() -> tuple[bool, str]:
 
 def _check_profiles() -> tuple[bool, str]:
     try:
-        names = [load(name).id for name in available()]
+        names = [load(name).id for name in every()]
         load_neutral()
     except (ProfileError, OSError) as error:
         return False, str(error)
-    return bool(names), f"{len(names)} apps"
+    return bool(names), f"{len(available())} apps, {len(names)} profiles"
 
 
 def _check_state(state: State) -> tuple[bool, str]:

@@ -45,6 +45,8 @@ class LineResult:
     neutral_mbps: float | None
     summary: ProbeSummary
     detectable: DetectableRegion | None
+    control: str = "its neutral twin"
+    """What the app is compared with, for people."""
 
     @property
     def state(self) -> str:
@@ -92,7 +94,7 @@ def _pair(ran: Ran, measured: MeasuredPair, result: PairResult | None) -> Pair:
         # The order of the pairs is all that counts here, and the session's numbers give it.
         started_ms=started,
         ended_ms=started,
-        neutral_first=first.arm == "neutral",
+        neutral_first=first.arm != "app",
         first_mbps=rate_mbps(first, ran.segment_s),
         second_mbps=rate_mbps(second, ran.segment_s),
         first_failed=first.end != "complete",
@@ -120,7 +122,13 @@ def _line(ran: Ran, cell: CellKey, rows: list[tuple[MeasuredPair, Pair]], ledger
         neutral_mbps=neutral_mbps,
         summary=summarise(_PROBE, ledger.states(cell)[_PROBE]),
         detectable=_detectable(finished, ran.segment_s),
+        control=_control([measured for measured, _ in rows]),
     )
+
+
+def _control(pairs: list[MeasuredPair]) -> str:
+    arms = {segment.arm for pair in pairs for segment in pair.segments}
+    return "random bytes" if "opaque" in arms else "its neutral twin"
 
 
 def _by_arm(pair: Pair) -> tuple[float | None, float | None, bool, bool]:
@@ -161,6 +169,7 @@ def plain(ran: Ran, lines: list[LineResult], request: Request) -> dict[str, Any]
         "megabytes": round(_moved(ran) / 1e6, 3),
         "calibration_mbps": _round(measurement.calibration_mbps),
         "failure": measurement.failure,
+        "complaint": ran.session.complaint or None,
         "apps": [_plain_line(line) for line in lines],
         "receipt": len(ran.envelopes) > 1,
         "out": str(request.out) if request.out else None,
@@ -226,6 +235,8 @@ def sentences(ran: Ran, lines: list[LineResult], request: Request) -> list[str]:
     if measurement.failure:
         why = ran.session.complaint or measurement.failure.replace("_", " ")
         text.append(f"The session ended early ({why}); what was measured is signed.")
+    elif ran.session.complaint:
+        text.append(f"{ran.session.complaint[0].upper()}{ran.session.complaint[1:]}.")
     if lines:
         text.append("One line is never a case: that takes several homes and a collector that sees them all.")
     if request.out:
@@ -260,14 +271,15 @@ def _size(line: LineResult) -> str:
     pairs = f"{line.pairs} {'pair' if line.pairs == 1 else 'pairs'}"
     failed = ""
     if line.app_failed or line.neutral_failed:
-        failed = f" In {pairs}, the app failed {line.app_failed} and the neutral twin {line.neutral_failed} times."
+        other = line.control.replace("its ", "the ")
+        failed = f" In {pairs}, the app failed {line.app_failed} and {other} {line.neutral_failed} times."
     if estimate is None or not math.isfinite(estimate) or line.app_mbps is None or line.neutral_mbps is None:
         return f"no rates to compare.{failed}" if line.pairs else "no pair was finished."
     rates = f"{_rate(line.app_mbps)} against {_rate(line.neutral_mbps)} Mbit/s, median of {pairs}"
     if abs(estimate) < _SAME:
-        return f"about as fast as its neutral twin ({rates}).{failed}"
+        return f"about as fast as {line.control} ({rates}).{failed}"
     word = "slower" if estimate > 0 else "faster"
-    return f"about {abs(estimate) * 100:.0f} % {word} than its neutral twin ({rates}).{failed}"
+    return f"about {abs(estimate) * 100:.0f} % {word} than {line.control} ({rates}).{failed}"
 
 
 def _rate(mbps: float) -> str:

@@ -102,7 +102,7 @@ class Differential:
     """The nettest."""
 
     id = "differential"
-    title = "compares an app's traffic with the same traffic under a neutral name"
+    title = "compares an app's traffic with the same traffic under a neutral name or random first bytes"
 
     def cost(self, options: Options) -> Cost:
         """Bytes and time at the highest pace, placebo pairs and calibration included."""

@@ -3,17 +3,30 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Mapping
 from random import Random
+from types import MappingProxyType
+from typing import get_args
 
 import pytest
 
 from probe.nettests.base import OptionError, Options
-from probe.nettests.differential import Differential, Slot, planned, schedule
+from probe.nettests.differential import Differential, Slot, carried, planned, schedule
 from probe.nettests.registry import NETTESTS, get
 from probe.profiles.dress import dress
-from probe.profiles.model import ProfileError, load, load_neutral
+from probe.profiles.model import ProfileError, Shelf, every, load, load_neutral
+from probe.protocol.accounts import Limits
+from probe.protocol.booking import Booking, Identity
+from probe.protocol.memory import MemoryReflector, VirtualClock, drive, even_transfer, send
 from probe.protocol.pacing import pair_bytes
+from probe.protocol.probe_role import ProbeSession
+from probe.protocol.steps import AwaitPlan, Finished, Send
+from probe.wire.envelope import open_record
+from probe.wire.messages import SessionRequest
+from probe.wire.records import CONTROL_ARMS, Carrier, Direction, PlannedProfile, Receipt, Software
+from probe.wire.signing import SeedSigner
 
 APPS = ("youtube", "instagram", "signal")
 
@@ -115,3 +128,140 @@ def test_unknown_apps_and_nettests_are_refused_and_doubles_counted_once() -> Non
 
 def test_the_registry_names_each_nettest_as_it_calls_itself() -> None:
     assert all(name == nettest.id for name, nettest in NETTESTS.items())
+
+
+# -- carriers ---------------------------------------------------------------------------------------------------------
+
+ALL: tuple[Carrier, ...] = get_args(Carrier)
+
+
+class MemoryTools:
+    """What the runner lends a nettest, with both ends of the protocol in this process."""
+
+    probe_key = SeedSigner(b"\x01" * 32, "cryptography").key_id
+    software = Software(version="1")
+
+    def __init__(self, carriers: tuple[Carrier, ...] = ALL) -> None:
+        signer = SeedSigner(b"\x02" * 32, "cryptography")
+        clock = VirtualClock(1_750_000_000_000)
+        self.reflector = MemoryReflector(signer=signer, clock=clock, random_bytes=os.urandom)
+        identity = Identity(key_id=signer.key_id, data_certificate="0" * 64, carriers=carriers)
+        self.reflector.booking = Booking(identity=identity, limits=Limits(), random_bytes=os.urandom)
+        self.calibrated: list[str] = []
+        self.alpn: Mapping[str, tuple[str, ...]] = {}
+        self.shapes: Mapping[str, str] = {}
+
+    def open(self, request: SessionRequest) -> ProbeSession:
+        session = ProbeSession(request, random_bytes=os.urandom)
+        while not isinstance(step := session.next(self.reflector.clock.now_ms), AwaitPlan | Finished):
+            assert isinstance(step, Send)
+            found = send(step, self.reflector)
+            session.answered(found.status, found.body, self.reflector.clock.now_ms)
+        return session
+
+    def calibrate(
+        self, session: ProbeSession, *, name: str, alpn: tuple[str, ...], direction: Direction
+    ) -> float | None:
+        session.calibration(name=name, direction=direction)
+        self.calibrated.append(name)
+        assert alpn
+        return 10.0
+
+    def drive(
+        self,
+        session: ProbeSession,
+        *,
+        alpn: Mapping[str, tuple[str, ...]],
+        shapes: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.alpn, self.shapes = alpn, shapes
+        drive(session, self.reflector, [], even_transfer(lambda _: 5.0))
+
+
+def receipt_of(session: ProbeSession) -> Receipt:
+    assert session.receipt is not None
+    record = open_record(session.receipt)
+    assert isinstance(record, Receipt)
+    return record
+
+
+def test_every_profile_can_be_measured_by_its_carrier() -> None:
+    tools = MemoryTools()
+    session = Differential().run(tools, Options(apps=every(), pairs=1, segment_s=0.2, pace_mbps=2.0))
+    assert (session.failure, session.complaint) == (None, "")
+    pairs = receipt_of(session).pairs
+    assert {pair.app for pair in pairs} == set(every())
+    assert all(pair.outcome == "both" for pair in pairs)
+    for pair in pairs:
+        profile = load(pair.app)
+        assert (pair.carrier, pair.profile) == (profile.carrier, profile.reference)
+        assert {segment.arm for segment in pair.segments} == {"app", CONTROL_ARMS[profile.carrier]}
+        flights = {pair.app_flight, pair.neutral_flight}
+        assert len(flights) == (1 if profile.carrier in {"tls", "hello"} else 2)
+        assert {segment.flight_seen for segment in pair.segments} == flights
+    assert tools.shapes == {app: load(app).shape for app in every() if load(app).carrier == "hello"}
+    assert tools.alpn["youtube+quic"] == ("h3",)
+
+
+def test_a_placebo_pair_of_first_bytes_compares_two_that_say_nothing() -> None:
+    profile = load("wireguard")
+    arms = dress(profile, load_neutral(), Random(2), Random(2).randbytes)
+    test = planned(Slot("test", "wireguard", "down"), profile, arms, pace=5.0, segment_s=1.0)
+    placebo = planned(Slot("placebo", "wireguard", "down"), profile, arms, pace=5.0, segment_s=1.0)
+    assert test.app_wire is not None
+    assert placebo.app_wire is not None
+    assert placebo.neutral_wire == test.neutral_wire
+    assert (test.app_name, test.neutral_name) == ("wireguard", "opaque")
+    assert (placebo.app_name, placebo.neutral_name) == ("opaque-2", "opaque")
+    assert test.app_wire.flight[:4] == b"\1\0\0\0" != placebo.app_wire.flight[:4]
+    assert len({len(w.flight) for w in (test.app_wire, placebo.app_wire) if w}) == 1
+
+
+def test_what_a_reflector_cannot_carry_is_left_out_and_said() -> None:
+    apps = ("youtube", "youtube+quic", "netflix+hello", "wireguard")
+    tools = MemoryTools(("tls", "hello"))
+    session = Differential().run(tools, Options(apps=apps, pairs=10, segment_s=0.2, pace_mbps=2.0))
+    assert session.failure is None
+    assert session.complaint == (
+        "this reflector does not carry quic, datagram, so youtube+quic, wireguard are left out"
+    )
+    pairs = receipt_of(session).pairs
+    counts = Counter(pair.app for pair in pairs if pair.kind == "test")
+    assert counts == {"youtube": 10, "netflix+hello": 10}
+    assert [pair.kind for pair in pairs].count("placebo") == 2
+
+
+def test_a_run_of_nothing_that_can_be_carried_ends_and_says_why() -> None:
+    tools = MemoryTools(("tls",))
+    session = Differential().run(tools, Options(apps=("wireguard",), segment_s=0.2))
+    assert session.results == ()
+    assert session.failure == "refused_by_peer"
+    assert session.complaint == "this reflector does not carry datagram, so wireguard is left out"
+    assert receipt_of(session).pairs == ()
+    assert tools.calibrated == []
+    assert carried([load("youtube")], ("tls",)) == ([load("youtube")], "")
+
+
+def test_calibration_is_under_a_neutral_name_whatever_is_measured() -> None:
+    domains = load_neutral().domains
+    for apps in (("wireguard",), ("youtube+quic",), ("bittorrent", "netflix"), ("signal+hello",)):
+        tools = MemoryTools()
+        session = Differential().run(tools, Options(apps=apps, pairs=1, segment_s=0.2))
+        assert session.failure is None
+        (name,) = tools.calibrated
+        assert name.endswith(domains)
+        assert {pair.pace_mbps for pair in receipt_of(session).pairs} == {6.0}
+
+
+def test_a_plans_profile_is_what_is_measured() -> None:
+    document = Shelf().document("youtube").replace('"version":1', '"version":7')
+    options = Options(
+        apps=("youtube+quic",),
+        pairs=1,
+        segment_s=0.2,
+        pace_mbps=2.0,
+        delivered=(PlannedProfile(id="youtube", document=document),),
+    )
+    Differential().cost(options)
+    pairs = receipt_of(Differential().run(MemoryTools(), options)).pairs
+    assert {pair.profile.partition(":")[0] for pair in pairs} == {"youtube+quic@7"}

@@ -18,7 +18,8 @@ from probe.profiles.model import Profile, every, load, load_neutral
 from probe.profiles.schema import BytesCarrier
 
 POOL = load_neutral()
-BARE = [app for app in every() if load(app).bytes is not None]
+PROFILES = {app: load(app) for app in every()}
+BARE = [app for app, profile in PROFILES.items() if profile.bytes is not None]
 
 
 def made(*words: str) -> bytes:
@@ -27,7 +28,7 @@ def made(*words: str) -> bytes:
 
 def dressed(app: str, seed: int = 1) -> Arms:
     rng = Random(seed)
-    return dress(load(app), POOL, rng, rng.randbytes)
+    return dress(PROFILES[app], POOL, rng, rng.randbytes)
 
 
 def test_words_become_bytes() -> None:
@@ -85,7 +86,7 @@ def test_the_length_follows_from_the_words_alone(drawn: list[str]) -> None:
     assert len(firstbytes.make(parts, {}, os.urandom)) == firstbytes.size(parts)
 
 
-@pytest.mark.parametrize("app", [app for app in every() if load(app).carrier in ANNOUNCED])
+@pytest.mark.parametrize("app", [app for app, profile in PROFILES.items() if profile.carrier in ANNOUNCED])
 def test_all_arms_are_equally_long_and_different(app: str) -> None:
     arms = dressed(app)
     shown = (arms.app, arms.control, arms.placebo)

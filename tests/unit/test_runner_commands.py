@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from evenlane.cli import main
-from probe.profiles.model import DEFAULT_APPS, available
+from probe.profiles.model import DEFAULT_APPS, every, load
 from probe.spool import Spool
 from probe.wire.envelope import Envelope
 from probe.wire.signing import SeedSigner
@@ -27,13 +28,27 @@ def test_list_tells_all_that_an_emulator_needs_to_know(capsys: pytest.CaptureFix
     found = json.loads(out)
     assert [nettest["id"] for nettest in found["nettests"]] == ["differential"]
     apps = {app["id"]: app for app in found["apps"]}
-    assert set(apps) == set(available())
+    assert set(apps) == set(every())
     assert {name for name, app in apps.items() if app["default"]} == set(DEFAULT_APPS)
-    assert all(set(app["title"]) == {"en", "nl", "fr", "de"} and app["names"] for app in apps.values())
+    assert all(set(app["title"]) == {"en", "nl", "fr", "de"} for app in apps.values())
+    assert all(bool(app["names"]) == (app["carrier"] in {"tls", "hello", "quic"}) for app in apps.values())
+    assert apps["youtube+quic"]["carrier"] == "quic"
+    assert apps["steam"]["pace_mbps"] == 25.0
     code, out, _ = ask(capsys, "list")
     assert code == 0
     assert "*youtube" in out
     assert " netflix" in out
+    (line,) = [line for line in out.splitlines() if " bittorrent+udp " in line]
+    assert line.split() == ["bittorrent+udp", "datagram", "down", "12", "Mbit/s", "exchange", "between", "peers"]
+
+
+def test_a_profile_is_printed_as_a_plan_delivers_it(capsys: pytest.CaptureFixture[str]) -> None:
+    code, plain, _ = ask(capsys, "profile", "youtube+quic")
+    assert (code, hashlib.sha256(plain.rstrip("\n").encode()).hexdigest()) == (0, load("youtube").digest)
+    code, out, _ = ask(capsys, "profile", "youtube+quic", "--json")
+    assert (code, json.loads(out)) == (0, {"id": "youtube", "document": plain.rstrip("\n")})
+    code, out, err = ask(capsys, "profile", "yuotube")
+    assert (code, out, err.count("\n")) == (2, "", 1)
 
 
 def test_status_and_spool_of_a_probe_that_never_ran(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
