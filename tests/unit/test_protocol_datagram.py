@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lab.links import LinkQueue, TokenBucket
@@ -655,6 +655,7 @@ def test_a_tcp_carriers_ticket_opens_nothing_here() -> None:
     st.integers(1, 1200),
     st.integers(0, 6000),  # the contract allows 512, with which the bound is never reached
 )
+@example([("flight", b"a", 0.0), ("hello", b"a", 0.001), ("hello", b"a", 0.001)], 1200, 4800)
 def test_nobody_gets_more_than_three_times_what_came_from_his_address(
     moves: list[tuple[str, bytes, float]], flight_bytes: int, answer_bytes: int
 ) -> None:
