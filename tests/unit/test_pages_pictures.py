@@ -150,7 +150,10 @@ def test_evidence_is_drawn_without_the_strongest_network_and_says_since_when_it_
     assert passed.rows[-1] == (EN.whole(points[-1].sequence), *strengths)
     assert strengths[0] in short.title
     assert strengths[1] not in passed.title
-    assert [e.attrib["class"] for e in parsed(passed).iter(f"{SVG}polyline")] == ["evidence whole", "evidence"]
+    thin, thick = list(parsed(passed).iter(f"{SVG}polyline"))
+    assert (thin.attrib["class"], thick.attrib["class"]) == ("evidence whole", "evidence")
+    ends = [float(line.attrib["points"].split(",")[-1]) for line in (thin, thick)]
+    assert ends[0] < ends[1], "the line of all networks ends higher: y counts downwards"
     assert evidence(EN, (), "slowing", (), bar()) is None
     without = evidence(EN, made, "slowing", (), None)
     assert without is not None

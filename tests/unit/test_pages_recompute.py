@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from analysis.rules import EFFECTS
-from collector.api.shape import PAIR_COLUMNS, to_csv
+from collector.api.shape import PAIR_COLUMNS, cell_row, to_csv
 from collector.config import Config
 from collector.intake import Door, EnvelopeRow, admit
 from collector.judge import Judge
@@ -149,7 +149,7 @@ def test_what_the_collector_judged_follows_from_what_it_published(store: SqliteS
         assert any(pair.lost for pair in detail.pairs)
         found = judged(read_csv(csv_of(detail.pairs).splitlines()), effect)
         assert round(found.whole / math.log(10), 6) == of.log10_e
-        assert round(found.without_one / math.log(10), 6) == of.log10_e_without_one
+        assert round(found.without_one / math.log(10), 6) == cell_row(of)["log10_e_without_one"]
         by_pair = {point.sequence: point.log10_e for point in detail.evidence_by_pair}
         assert {p.sequence: p.whole for p in curve(detail.pairs, effect)} == pytest.approx(by_pair)
     assert told["slowing"].log10_e_without_one is not None

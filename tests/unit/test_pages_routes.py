@@ -331,6 +331,8 @@ async def test_a_placebo_alarm_is_not_told_as_a_check_that_was_passed(aiohttp_cl
     text = await text_of(client, "/case/weak000001?lang=en")
     assert "they differ as well: the measurement itself is in doubt" in text
     assert "raise no alarm" not in text
+    about_us = text.split("Our own programs treat the names differently")[1].split("</div>")[0]
+    assert "not ruled out." in about_us
 
 
 async def test_operators_and_apps_have_pages_without_a_ranking(aiohttp_client: Opener) -> None:

@@ -150,6 +150,7 @@ def test_an_ended_case_is_told_as_past_with_the_size_it_had(language: Language) 
     even = cell("heron", "youtube", "no_indication")
     assert even.slowdown is not None
     then = by_hour(cell("heron", "youtube", "corroborated"), 3)
+    then = (replace(then[0], slowdown=Interval(estimate=0.3, low=0.1, high=0.5)), *then[1:])
     later = replace(then[-1], bucket_ms=NOW_MS, state="no_indication", slowdown=even.slowdown)
     ended = case("c", even, status="ended", ended_ms=NOW_MS)
     assert PAST[language] in plain(sentence(words(language), ended, "Heron", (*then, later)))
