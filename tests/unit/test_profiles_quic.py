@@ -25,7 +25,7 @@ def lines() -> list[str]:
 def test_the_data_is_what_the_program_computes() -> None:
     assert quic.OPENINGS_FILE.read_text(encoding="ascii") == quic_initials.content()
     assert len(set(lines())) == quic_initials.OPENINGS
-    assert quic.OPENINGS_FILE.stat().st_size < 80_000  # the router's package has 1 MB for everything
+    assert quic.OPENINGS_FILE.stat().st_size < 110_000  # the router's package has 1 MB for everything
 
 
 def test_the_keys_are_those_of_the_standards_example() -> None:
@@ -87,7 +87,7 @@ def test_the_arms_differ_in_name_and_ids_alone(app: str) -> None:
 
 def test_sessions_draw_other_openings() -> None:
     drawn = {opening.connection for seed in range(60) for opening in quic.openings(Random(seed), count=3)}
-    assert len(drawn) > 35
+    assert len(drawn) > 50
 
 
 def test_a_hello_that_does_not_fit_is_refused() -> None:
