@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check bench fuzz clean
+.PHONY: help setup demo test check bench fuzz emulated-signer clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -50,6 +50,9 @@ fuzz: $(STAMP)   ## every parser of strangers' bytes, guided by coverage, FUZZ_S
 	  echo "atheris cannot be installed for this Python: hypothesis with 20,000 examples a target instead"; \
 	  EVENLANE_FUZZ=1 $(BIN)/python -m pytest -q tests/fuzz --timeout 7200 $(ARGS); \
 	fi
+
+emulated-signer: $(STAMP)  # the pure-Python signer under qemu-user: armhf, mipsel, arm64 (docs/footprint.md)
+	@$(BIN)/python tests/bench/emulated_signer.py $(ARGS)
 
 clean:           ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
