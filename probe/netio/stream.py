@@ -7,6 +7,7 @@ Nothing here knows an arm, and every length but the flight's is the same for all
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
@@ -72,7 +73,7 @@ def _exactly(sock: socket.socket, count: int, deadline: float, first: int | None
         sock.settimeout(left)
         piece = sock.recv(count - len(got))
         if not piece and first is not None:
-            raise ConnectionResetError("the handshake was cut")
+            raise ConnectionResetError(errno.ECONNRESET, "the handshake was cut")
         if not piece:
             raise EOFError("the peer ended before its answer was complete")
         got += piece

@@ -25,7 +25,8 @@ from cryptography.x509.oid import NameOID
 
 from probe.netio.dial import Dialer
 from probe.netio.transfer import Transfers
-from probe.protocol.steps import Calibrate, RunSegment
+from probe.protocol import sealed
+from probe.protocol.steps import Calibrate, RunSegment, SegmentFacts, WireBytes
 from probe.wire.messages import Endpoint
 
 SEGMENT_S = 0.4
@@ -397,3 +398,189 @@ def test_payload_up_is_not_compressible(port: DataPort, transfers: Transfers) ->
     transfers.run_segment(port.step("up"), ALPN)
     assert len(zlib.compress(got[0])) > len(got[0]) * 0.99
     assert os.urandom(4) != got[0][:4]
+
+
+# -- carriers without TLS -----------------------------------------------------------------------------------------
+
+FLIGHT, SHORT_ANSWER = b"\x13flight", b"answer"
+SESSION_AT = slice(44, 76)
+
+
+class PlainPort:
+    """A listener without TLS that meets one connection with the given behaviour and keeps what it was sent."""
+
+    def __init__(self, behave: Callable[[socket.socket], None]) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.behave = behave
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        sock, _ = self.listener.accept()
+        with sock, contextlib.suppress(OSError):
+            sock.settimeout(5)
+            self.behave(sock)
+
+    def run(self, carrier: str, direction: str = "down", answer: bytes = SHORT_ANSWER) -> SegmentFacts:
+        step = RunSegment(
+            pair=1,
+            slot=0,
+            endpoint=Endpoint(host=None, port=self.listener.getsockname()[1]),
+            name="video.example.net",
+            ticket="ab" * 16,
+            certificate="0" * 64,
+            app="app",
+            profile="app@1:0",
+            direction=direction,  # type: ignore[arg-type]
+            pace_mbps=0,
+            segment_s=SEGMENT_S,
+            carrier=carrier,  # type: ignore[arg-type]
+            wire=WireBytes(flight=FLIGHT, answer=answer) if carrier == "stream" else None,
+            connect_timeout_s=0.5,
+            tls_timeout_s=0.3,
+        )
+        facts = Transfers(Dialer(), "127.0.0.1").run_segment(step, (), toy_hello)
+        self.thread.join(10)
+        self.listener.close()
+        return facts
+
+
+def toy_hello(name: str, session_id: bytes) -> bytes:
+    """Not a real ClientHello: the peers of these tests look at the session id alone."""
+    return bytes(44) + session_id + name.encode()
+
+
+def taken(sock: socket.socket, count: int) -> bytes:
+    got = b""
+    while len(got) < count:
+        piece = sock.recv(count - len(got))
+        assert piece
+        got += piece
+    return got
+
+
+def plain_reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+HELLO_BYTES = 76 + len("video.example.net")
+
+
+@pytest.mark.parametrize(
+    ("flight_of", "failure"),
+    [
+        (lambda sent: sealed.server_flight(bytes(32), os.urandom), "tls_failed"),  # of another session
+        (lambda sent: b"\x15\x03\x03\x00\x02\x02\x28", "tls_failed"),  # an alert
+        (lambda sent: b"HTTP/1.1 403 Forbidden\r\n\r\n", "tls_failed"),  # a block page
+        (lambda sent: sealed.server_flight(sent, os.urandom)[:2000], "connection_reset"),  # cut
+        (lambda sent: b"", "connection_reset"),
+    ],
+)
+def test_another_answer_to_a_browser_shaped_hello_fails_as_tls_would(
+    flight_of: Callable[[bytes], bytes], failure: str
+) -> None:
+    def behave(sock: socket.socket) -> None:
+        sock.sendall(flight_of(taken(sock, HELLO_BYTES)[SESSION_AT]))
+
+    facts = PlainPort(behave).run("hello")
+    assert (facts.failure, facts.hello_sent, facts.tls_ms) == (failure, False, None)
+
+
+def test_silence_after_a_browser_shaped_hello_is_a_time_out() -> None:
+    def behave(sock: socket.socket) -> None:
+        taken(sock, HELLO_BYTES)
+        sock.recv(1)
+
+    start = time.monotonic()
+    assert PlainPort(behave).run("hello").failure == "tls_timeout"
+    assert time.monotonic() - start < 1.5
+
+
+def test_nothing_follows_a_browser_shaped_hello_before_the_servers_flight() -> None:
+    early: list[bytes] = []
+
+    def behave(sock: socket.socket) -> None:
+        sent = taken(sock, HELLO_BYTES)[SESSION_AT]
+        assert sent.startswith(bytes.fromhex("ab" * 16))
+        sock.settimeout(0.1)
+        with contextlib.suppress(TimeoutError):
+            early.append(sock.recv(1))
+        sock.settimeout(5)
+        sock.sendall(sealed.server_flight(sent, os.urandom))
+        early.append(sealed.hello_in_finish(taken(sock, sealed.CLIENT_FINISH_BYTES)))
+        end = time.monotonic() + SEGMENT_S
+        while time.monotonic() < end:
+            sock.sendall(bytes(1000))
+            time.sleep(0.01)
+        plain_reset(sock)
+
+    facts = PlainPort(behave).run("hello")
+    assert (facts.failure, facts.hello_sent) == (None, True)
+    assert facts.bytes > 10_000
+    [hello] = early
+    assert json.loads(hello)["ticket"] == "ab" * 16
+
+
+def test_a_hello_needs_its_maker(transfers: Transfers, port: DataPort) -> None:
+    with pytest.raises(ValueError, match="ClientHello"):
+        transfers.run_segment(replace(port.step(), carrier="hello"), ALPN)
+
+
+@pytest.mark.parametrize("direction", ["down", "up"])
+def test_a_streams_answer_is_waited_for_and_not_counted(direction: str) -> None:
+    seen: list[float] = []
+
+    def behave(sock: socket.socket) -> None:
+        assert taken(sock, 1728).startswith(FLIGHT)
+        sock.settimeout(0.15)
+        with contextlib.suppress(TimeoutError):
+            seen.append(len(sock.recv(1)))  # payload before the answer
+        sock.settimeout(5)
+        sock.sendall(SHORT_ANSWER)
+        if direction == "down":
+            sock.sendall(bytes(5000))
+            time.sleep(SEGMENT_S)
+        else:
+            end = time.monotonic() + SEGMENT_S  # the reflector's clock starts with the first payload byte
+            while time.monotonic() < end:
+                sock.recv(1 << 16)
+        plain_reset(sock)
+
+    facts = PlainPort(behave).run("stream", direction)
+    assert (facts.failure, facts.hello_sent, facts.tls_ms) == (None, True, None)
+    assert seen == []
+    assert facts.bytes == 5000 if direction == "down" else facts.bytes > 100_000
+    assert facts.duration_ms == pytest.approx(1000 * (SEGMENT_S + 0.15), abs=200)
+
+
+@pytest.mark.parametrize(
+    ("end", "failure"),
+    [
+        (plain_reset, "connection_reset"),
+        (lambda sock: sock.shutdown(socket.SHUT_WR), "end_of_stream"),
+        (lambda sock: sock.recv(1), "stalled"),
+    ],
+)
+def test_a_stream_without_its_whole_answer_is_a_failure(end: Callable[[socket.socket], object], failure: str) -> None:
+    def behave(sock: socket.socket) -> None:
+        taken(sock, 1728)
+        sock.sendall(SHORT_ANSWER[:-1])
+        time.sleep(0.05)
+        end(sock)
+        with contextlib.suppress(OSError):
+            sock.recv(1)
+
+    facts = PlainPort(behave).run("stream")
+    assert (facts.failure, facts.hello_sent, facts.bytes) == (failure, True, 0)
+
+
+def test_a_stream_without_an_answer_begins_at_once() -> None:
+    def behave(sock: socket.socket) -> None:
+        taken(sock, 1728)
+        sock.sendall(bytes(7000))
+        time.sleep(SEGMENT_S)
+        plain_reset(sock)
+
+    facts = PlainPort(behave).run("stream", answer=b"")
+    assert (facts.failure, facts.bytes) == (None, 7000)
