@@ -7,7 +7,7 @@ Spec: spec/api.md, section "Judging".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import tzinfo
 from typing import Any
@@ -20,6 +20,7 @@ from analysis.probes import ProbeState, ProbeSummary, Standing, placebo_evidence
 from analysis.rules import EFFECTS, Rules
 from collector.model import OperatorView
 from collector.register import Networks
+from collector.replay import Folded, unfold
 from collector.store.base import Book, CellRow, PairRow
 from collector.views import Extras
 from probe.wire.records import Effect, PairKind
@@ -174,6 +175,12 @@ class Cell:
         """Every effect, short of the selection of cases."""
         probes = self.summaries(networks)
         return {effect: assess(self.key, effect, probes, setting, rules=self.rules) for effect in EFFECTS}
+
+    def before(self, rows: Sequence[PairRow]) -> tuple[Folded, dict[str, ProbeSummary]]:
+        """The cell before these pairs, its newest, and the summaries of the probes that have none of them."""
+        folded = unfold(self.states["test"], self.extras, rows, self.rules)
+        known = {probe: found for probe, found in self._summaries.items() if probe not in folded.changed}
+        return folded, known
 
     def assess_past(
         self,

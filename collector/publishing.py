@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from analysis.cells import Assessment
 from analysis.plan import HypothesisPlan
-from analysis.probes import ProbeSummary
 from analysis.rules import EFFECTS, Rules
 from collector.casework import Followed, announcements, follow, reselect
 from collector.cellbook import Assessments, Cell
@@ -161,13 +160,9 @@ class Publisher:
     def _past(self, book: Book, mind: Mind, cell: Cell, first: int) -> Hours:
         """The cell at the end of each hour from `first` on, from its pairs."""
         setting = cell.setting(mind.placebo(book, cell.row))
-        known: dict[str, ProbeSummary] = {}
-        extras, counted = Extras(), 0
-        for at, folded in by_hour(book.pairs_in(cell.row.id), self.rules):
+        rows = book.pairs_in(cell.row.id, first)
+        before, known = cell.before(rows)
+        for at, folded in by_hour(before, rows, self.rules):
             for probe in folded.changed:
                 known.pop(probe, None)
-            for row in folded.rows[counted:]:
-                extras.add(row)
-            counted = len(folded.rows)
-            if at >= first:
-                yield at, cell.assess_past(folded.states, known, mind.networks, setting), extras
+            yield at, cell.assess_past(folded.states, known, mind.networks, setting), folded.extras

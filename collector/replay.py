@@ -19,6 +19,7 @@ from analysis.probes import ProbeState
 from analysis.rules import RULES, Rules
 from collector.model import PairEvidence
 from collector.store.base import PairRow
+from collector.views import Extras
 from probe.wire.records import Effect
 
 HOUR_MS: Final = 3_600_000
@@ -33,24 +34,45 @@ def hour_of(time_ms: int) -> int:
 
 @dataclass(slots=True)
 class Folded:
-    """A cell's pairs up to some moment: the states of its test pairs, and every row."""
+    """A cell's pairs up to some moment: the states of its test pairs, and its counts for pictures."""
 
     states: dict[str, ProbeState] = field(default_factory=dict)
-    rows: list[PairRow] = field(default_factory=list)
+    extras: Extras = field(default_factory=Extras)
     changed: set[str] = field(default_factory=set)
     """Probes with test pairs in the newest hour that has any."""
 
 
-def by_hour(rows: Sequence[PairRow], rules: Rules = RULES) -> Iterator[tuple[int, Folded]]:
-    """The cell as it stood at the end of each hour that has test pairs; `rows` by start.
+def unfold(states: Mapping[str, ProbeState], extras: Extras, rows: Sequence[PairRow], rules: Rules = RULES) -> Folded:
+    """The cell as it stood before its newest pairs: copies, from which `rows` are taken back as they were counted.
+
+    Everything counted is an integer, so this is exact, and it costs what the newest pairs cost, however many came
+    before them.
+    """
+    before = Folded(dict(states), Extras.from_dict(extras.to_dict()))
+    for row in rows:
+        before.extras.add(row, -1)
+        probe = row.pair.probe
+        if row.pair.kind != "test" or row.scored is None:
+            continue
+        if probe not in before.changed:
+            before.states[probe] = ProbeState.from_dict(states[probe].to_dict())
+            before.changed.add(probe)
+        before.states[probe].remove(row.pair, row.scored, rules)
+        if not before.states[probe].counts.pairs:
+            # Its oldest pair: nothing of it is left to be taken back.
+            del before.states[probe]
+    return before
+
+
+def by_hour(folded: Folded, rows: Sequence[PairRow], rules: Rules = RULES) -> Iterator[tuple[int, Folded]]:
+    """The cell at the end of each hour in which `rows` (by start) has test pairs; it begins as `folded`.
 
     The same object is handed out again and again, with more in it each time.
     """
-    folded = Folded()
     for bucket, group in itertools.groupby(rows, key=lambda row: hour_of(row.pair.started_ms)):
         folded.changed.clear()
         for row in group:
-            folded.rows.append(row)
+            folded.extras.add(row)
             if row.pair.kind == "test":
                 _count(folded.states, row, rules)
                 folded.changed.add(row.pair.probe)

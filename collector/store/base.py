@@ -216,8 +216,8 @@ class Book(Protocol):
         """One probe's pairs in one cell that started at `since_ms` or later, by start."""
         ...
 
-    def pairs_in(self, cell: int) -> list[PairRow]:
-        """All of a cell's pairs, by start."""
+    def pairs_in(self, cell: int, since_ms: int = 0) -> list[PairRow]:
+        """A cell's pairs that started at `since_ms` or later, by start."""
         ...
 
     def put_pair(self, row: PairRow) -> None:

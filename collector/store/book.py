@@ -130,9 +130,9 @@ class SqliteBook:
             (cell, probe, since_ms, kind),
         )
 
-    def pairs_in(self, cell: int) -> list[PairRow]:
-        """All of a cell's pairs, by start."""
-        return self._pairs("WHERE cell = ? ORDER BY started_ms, session, number", (cell,))
+    def pairs_in(self, cell: int, since_ms: int = 0) -> list[PairRow]:
+        """A cell's pairs that started at `since_ms` or later, by start."""
+        return self._pairs("WHERE cell = ? AND started_ms >= ? ORDER BY started_ms, session, number", (cell, since_ms))
 
     def _pairs(self, where: str, values: tuple[Any, ...]) -> list[PairRow]:
         # `where` is one of the literals above.
