@@ -11,6 +11,8 @@ import importlib.util
 import secrets
 import select
 import socket
+import struct
+import subprocess
 import sys
 import threading
 import time
@@ -637,6 +639,51 @@ def test_a_box_that_rewrites_both_arms_makes_two_failures(
     assert receipt.pairs[0].outcome == "both_failed"
     ends = {segment.end for segment in receipt.pairs[0].segments}
     assert ends == ({"mismatch"} if carrier == "stream" else {"absent"})
+
+
+def _capture(talks: list[tuple[int, bytes]], path: Path) -> None:
+    """A capture file of one connection to port 443: raw IPv4, segments of 1400 bytes (draft-ietf-opsawg-pcap)."""
+    out = bytearray(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65_535, 101))
+    sequence, ports, hosts = [1000, 5000], (40_000, 443), (bytes([192, 0, 2, 1]), bytes([198, 51, 100, 1]))
+    packets = [(0, 0x02, b""), (1, 0x12, b""), (0, 0x10, b"")]
+    packets += [(side, 0x18, data[at : at + 1400]) for side, data in talks for at in range(0, len(data), 1400)]
+    for number, (side, flags, data) in enumerate(packets):
+        other = 1 - side
+        acknowledged = sequence[other] if flags != 0x02 else 0
+        tcp = struct.pack(
+            "!HHIIBBHHH", ports[side], ports[other], sequence[side], acknowledged, 0x50, flags, 64_000, 0, 0
+        )
+        total = 40 + len(data)
+        ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, total, number, 0x4000, 64, 6, 0, hosts[side], hosts[other])
+        out += struct.pack("<IIII", 1_700_000_000, number * 1000, total, total) + ip + tcp + data
+        sequence[side] += len(data) + (flags >> 1 & 1)
+    path.write_bytes(out)
+
+
+@pytest.mark.services
+def test_a_dissector_reads_the_hello_carrier_as_tls_1_3_without_complaint(
+    there: Announcement, program: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    tshark = program("tshark", "tshark")
+    with tapped(there.data_port) as tap:
+        measure(there, [planned("hello")], tap.port)
+    sent, got = bytes(tap.up[0]), bytes(tap.down[0])
+    hello = 5 + int.from_bytes(sent[3:5], "big")
+    whole = c.SERVER_FLIGHT + 2 * (5 + 16_401)
+    talks = [(0, sent[:hello]), (1, got[: c.SERVER_FLIGHT]), (0, sent[hello:]), (1, got[c.SERVER_FLIGHT : whole])]
+    _capture(talks, tmp_path / "hello.pcap")
+
+    def ask(*words: str) -> str:
+        argv = [tshark, "-r", str(tmp_path / "hello.pcap"), *words]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+    assert ask("-Y", "_ws.malformed or tls.alert_message or _ws.expert.severity >= 6291456") == ""
+    protocols = ask("-Y", "tls", "-T", "fields", "-e", "_ws.col.Protocol").split()
+    assert set(protocols) <= {"TCP", "TLSv1", "TLSv1.3"}  # TCP: a packet that holds the middle of a record
+    assert protocols.count("TLSv1.3") >= 4
+    name = ask("-Y", "tls.handshake.type == 1", "-T", "fields", "-e", "tls.handshake.extensions_server_name").strip()
+    assert name in {c.APP, TWIN}
+    assert ask("-Y", "tls.handshake.type == 2", "-T", "fields", "-e", "tls.handshake.extensions.supported_version")
 
 
 def test_no_step_says_which_arm_it_is() -> None:
