@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import math
 import tomllib
+from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from probe.profiles import browser, firstbytes
@@ -19,6 +20,12 @@ from probe.wire.limits import MAX_ANSWER, MAX_FLIGHT, MAX_HEAD, MAX_PROFILE
 from probe.wire.records import Carrier
 
 T = TypeVar("T")
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    # Most of the time that reading a profile takes, and a router has little to spare.
+    return get_type_hints(cls)
 
 
 def parse(cls: type[T], content: str, source: str) -> T:
@@ -71,7 +78,7 @@ def _read(cls: type[T], document: dict[str, Any], source: str) -> T:
 
 def _unknown_key(cls: type, document: dict[str, Any], path: str) -> str | None:
     # The wire's codec tolerates unknown fields on purpose; in a file written by hand they are typing errors.
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     for key, value in document.items():
         here = f"{path}.{key}" if path else key
         if key not in hints:
@@ -94,7 +101,7 @@ def _record_type(hint: Any) -> type | None:
 
 def _refuse_empty_and_double(record: Any, document: dict[str, Any], source: str, path: str) -> None:
     """A list that is written must hold something, and nothing twice; first bytes may repeat a word."""
-    for name, hint in get_type_hints(type(record)).items():
+    for name, hint in _hints(type(record)).items():  # type: ignore[arg-type]
         if name not in document:
             continue
         here, value = path + name, getattr(record, name)

@@ -136,14 +136,16 @@ def test_grease_is_drawn_and_never_stands_twice() -> None:
     assert not [kind for kind, _ in extensions(hello("firefox")) if is_grease(kind)]
 
 
-def test_keys_are_keys() -> None:
-    shares = dict(extensions(hello("firefox")))[0x33]
+@pytest.mark.parametrize("seed", range(6))
+def test_keys_are_keys(seed: int) -> None:
+    shares = dict(extensions(hello("firefox", seed=seed)))[0x33]
     groups, at = {}, 2
     while at < len(shares):
         group, size = int.from_bytes(shares[at : at + 2], "big"), int.from_bytes(shares[at + 2 : at + 4], "big")
         groups[group] = shares[at + 4 : at + 4 + size]
         at += 4 + size
     assert {group: len(key) for group, key in groups.items()} == {0x11EC: 1216, 0x1D: 32, 0x17: 65}
+    assert max(groups[0x1D][31], groups[0x11EC][-1]) < 128  # RFC 7748, section 5: the highest bit says nothing
     packed = int.from_bytes(groups[0x11EC][:1152], "little")
     assert all((packed >> 12 * place) & 0xFFF < 3329 for place in range(768))  # FIPS 203, section 7.2
     prime = 2**256 - 2**224 + 2**192 + 2**96 - 1
