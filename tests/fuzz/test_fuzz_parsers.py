@@ -65,10 +65,12 @@ def test_seeds_and_past_findings(name: str) -> None:
         TARGETS[name].check(data)
 
 
-@pytest.mark.parametrize(("name", "data"), UNFIXED)
-@pytest.mark.xfail(strict=True, reason="a known defect; once mended, move the input from unfixed/ to findings/")
-def test_known_defects(name: str, data: bytes) -> None:
-    TARGETS[name].check(data)
+if UNFIXED:  # pytest would report an empty list as a skipped test
+
+    @pytest.mark.parametrize(("name", "data"), UNFIXED)
+    @pytest.mark.xfail(strict=True, reason="a known defect; once mended, move the input from unfixed/ to findings/")
+    def test_known_defects(name: str, data: bytes) -> None:
+        TARGETS[name].check(data)
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
