@@ -7,13 +7,16 @@ A stranger may hold a good ticket, so datagrams are sealed as he would seal them
 from __future__ import annotations
 
 import random
+import socket
+import ssl
 import struct
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import fields, replace
 
+from fuzz_hello_oracle import hellos, server
 from fuzz_registry import target
 
-from probe.profiles import firstbytes
+from probe.profiles import browser, firstbytes
 from probe.profiles.model import LIBRARY, ProfileError, Shelf
 from probe.profiles.reading import document_of
 from probe.protocol import sealed
@@ -34,6 +37,7 @@ from probe.protocol.datagram_rate import MOST_MBPS, SILENCE_S
 from probe.protocol.datagram_reflector import flow_for
 from probe.protocol.session import decode_hello, encode_hello
 from probe.protocol.steps import RunSegment, WireBytes
+from probe.reflector.opening import NotOpened, recognise
 from probe.wire.codec import WireError, dumps, from_dict, loads, to_dict
 from probe.wire.messages import DataHello, Endpoint
 from probe.wire.records import Carrier, PlannedProfile, Segment
@@ -291,3 +295,58 @@ def fuzz_delivered_profile(data: bytes) -> None:
             return
         found = shelf.neutral() if planned.id == "neutral" else shelf.load(planned.id)
         assert found.id == planned.id
+
+
+class _Host:
+    """What an opening asks of the data port: one waiting ticket."""
+
+    def __init__(self, carrier: Carrier) -> None:
+        self._carrier: Carrier = carrier
+
+    def context_for(self, protocols: tuple[bytes, ...]) -> ssl.SSLContext:
+        """Any."""
+        return server()
+
+    def awaited(self, ticket: str) -> Awaited | None:
+        """Ours."""
+        return Awaited(carrier=self._carrier, is_waiting=True, flight_bytes=20) if ticket == TICKET else None
+
+
+def first_bytes_of_connections() -> list[bytes]:
+    """Carrier in the first byte: TLS, a browser's hello that shows the ticket and what ends it, a stream."""
+    shown = browser.client_hello(
+        sorted(browser.shapes())[0], "a.example.org", alpn=("h2",), session_id=sealed.session_id(TICKET, fixed),
+        random_bytes=fixed,
+    )  # fmt: skip
+    flight = b"\x13BitTorrent protocol"
+    return [
+        *(b"\0" + one for one in hellos()),
+        b"\0" + shown + sealed.client_finish(HELLO, fixed),
+        b"\0" + shown,
+        b"\1" + flight + sealed.behind_flight(len(flight), HELLO, fixed),
+    ]
+
+
+@target(seeds=first_bytes_of_connections, most=4000, examples=80)
+def fuzz_data_port(data: bytes) -> None:
+    """Whatever comes first over TCP: a greeting for the ticket that waits, a wish for more bytes, or the end."""
+    ours, theirs = socket.socketpair()
+    with closing(ours), closing(theirs):
+        ours.setblocking(False)
+        theirs.sendall(data[1:])
+        theirs.shutdown(socket.SHUT_WR)
+        opened = ours
+        try:
+            way = recognise(ours, _Host("stream" if data[:1] == b"\1" else "hello"))
+            if way is None:
+                return
+            opened = way.sock
+            greeting = way.advance()
+        except (NotOpened, OSError):  # ssl's wishes and BlockingIOError are OSError
+            return
+        finally:
+            opened.close()
+    assert greeting.hello.purpose == "segment" or greeting.carrier == "tls"
+    assert greeting.carrier != "hello" or greeting.hello.ticket == TICKET
+    assert (greeting.flight is not None) == (greeting.carrier == "stream")
+    assert greeting.name is None or greeting.name.isascii()
