@@ -125,7 +125,8 @@ def judge(stage: Stage, files: list[Path], documents: list[dict[str, Any]] | Non
 
 
 def run_all(stage: Stage, **options: Any) -> Ran:
-    """One probe at each of the first operator's subscribers, all at once."""
-    probes = [Probe(stage, subscriber, **options) for subscriber in stage.operators[0].subscribers]
+    """One probe at each subscriber, all at once."""
+    homes = [subscriber for operator in stage.operators for subscriber in operator.subscribers]
+    probes = [Probe(stage, subscriber, **options) for subscriber in homes]
     documents = [probe.end() for probe in probes]
     return judge(stage, [probe.out for probe in probes], documents)
