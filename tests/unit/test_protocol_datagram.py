@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import itertools
 import random
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -65,7 +68,7 @@ def step(direction: Direction = "down", pace: float = 12.0, s: float = 1.0, wire
 
 
 @dataclass
-class Path:
+class Way:
     """One way through a network."""
 
     seed: int = 1
@@ -163,8 +166,8 @@ class Booking:
 class Ran:
     probe: ProbeFlow
     flow: Flow | None
-    down: Path
-    up: Path
+    down: Way
+    up: Way
 
     @property
     def counted(self) -> Counted:
@@ -181,20 +184,20 @@ class Ran:
         return found
 
     @property
-    def data_path(self) -> Path:
+    def data_path(self) -> Way:
         return self.down if self.flow is not None and self.flow.job.direction == "down" else self.up
 
 
-def run(one: RunSegment, down: Path | None = None, up: Path | None = None, limit_s: float = 20.0) -> Ran:
+def run(one: RunSegment, down: Way | None = None, up: Way | None = None, limit_s: float = 20.0) -> Ran:
     """One segment, from the flight to the last `end`. Wakes are rounded up to milliseconds, as selectors do."""
-    down, up = down or Path(), up or Path(seed=2, mbps=20)
+    down, up = down or Way(), up or Way(seed=2, mbps=20)
     door, rng = Door(Booking(one), b"k" * 32, Filler(POOL)), random.Random(7)
     probe = ProbeFlow(one, one.hello(None), Filler(POOL), rng.randbytes, START)
     flow: Flow | None = None
     wires: list[tuple[float, int, str, bytes]] = []
     count, now = itertools.count(), START
 
-    def put(to: str, path: Path, raw: bytes) -> None:
+    def put(to: str, path: Way, raw: bytes) -> None:
         for at, arriving in path.send(raw, now):
             heapq.heappush(wires, (at, next(count), to, arriving))
 
@@ -225,9 +228,9 @@ def run(one: RunSegment, down: Path | None = None, up: Path | None = None, limit
     return Ran(probe, flow, down, up)
 
 
-def over(direction: Direction, data: Path, *, pace: float = 12.0, s: float = 1.0, back: Path | None = None) -> Ran:
+def over(direction: Direction, data: Way, *, pace: float = 12.0, s: float = 1.0, back: Way | None = None) -> Ran:
     """A segment whose data takes this path."""
-    back = back or Path(seed=9, mbps=20, delay_ms=data.delay_ms)
+    back = back or Way(seed=9, mbps=20, delay_ms=data.delay_ms)
     return run(step(direction, pace, s), *((data, back) if direction == "down" else (back, data)))
 
 
@@ -239,7 +242,7 @@ both_ways = pytest.mark.parametrize("direction", ["down", "up"])
 @both_ways
 @pytest.mark.parametrize("pace", [0.5, 4.0, 12.0, 40.0])
 def test_a_clean_line_carries_the_pace_in_the_half_that_counts(direction: Direction, pace: float) -> None:
-    ran = over(direction, Path(), pace=pace)
+    ran = over(direction, Way(), pace=pace)
     assert ran.counted.end == "complete"
     assert ran.probe.failure is None
     assert ran.mbps == pytest.approx(pace, rel=0.02)
@@ -250,7 +253,7 @@ def test_a_clean_line_carries_the_pace_in_the_half_that_counts(direction: Direct
 
 @both_ways
 def test_never_above_the_pace_and_no_bursts(direction: Direction) -> None:
-    ran = over(direction, Path(), pace=12.0)
+    ran = over(direction, Way(), pace=12.0)
     sent = [at for at, size in ran.data_path.times if size == DATAGRAM_BYTES]
     for width in (0.005, 0.02, 0.1, 0.5):
         most = max(sum(1 for other in sent if at <= other < at + width) for at in sent[::7])
@@ -259,7 +262,7 @@ def test_never_above_the_pace_and_no_bursts(direction: Direction) -> None:
 
 @both_ways
 def test_the_pace_is_reached_within_half_a_second_also_far_away(direction: Direction) -> None:
-    ran = over(direction, Path(delay_ms=50))
+    ran = over(direction, Way(delay_ms=50))
     assert ran.mbps == pytest.approx(12, rel=0.02)
 
 
@@ -267,7 +270,7 @@ def test_the_pace_is_reached_within_half_a_second_also_far_away(direction: Direc
 @pytest.mark.parametrize("rate", [1.5, 3.0, 6.0])
 @pytest.mark.parametrize("seconds", [1.0, 4.0])
 def test_a_policed_line_is_used_and_not_flooded(direction: Direction, rate: float, seconds: float) -> None:
-    ran = over(direction, Path(police_mbps=rate), s=seconds)
+    ran = over(direction, Way(police_mbps=rate), s=seconds)
     assert ran.counted.end == "complete"
     payload = rate * DATAGRAM_BYTES / (DATAGRAM_BYTES + 28)
     assert 0.9 * payload <= ran.mbps <= 1.1 * payload
@@ -277,7 +280,7 @@ def test_a_policed_line_is_used_and_not_flooded(direction: Direction, rate: floa
 @both_ways
 @pytest.mark.parametrize("rate", [1.0, 2.0, 6.0])
 def test_a_shaped_line_is_used_and_its_buffer_drained(direction: Direction, rate: float) -> None:
-    ran = over(direction, Path(shape_mbps=rate), s=4.0)
+    ran = over(direction, Way(shape_mbps=rate), s=4.0)
     assert ran.mbps == pytest.approx(rate * DATAGRAM_BYTES / (DATAGRAM_BYTES + 28), rel=0.03)
     assert ran.data_path.dropped / ran.data_path.offered < 0.12
     if direction == "down":
@@ -290,7 +293,7 @@ def test_a_shaped_line_is_used_and_its_buffer_drained(direction: Direction, rate
 @pytest.mark.parametrize("loss", [0.02, 0.05])
 def test_a_radio_links_losses_are_no_congestion(direction: Direction, loss: float) -> None:
     for seed in range(6):
-        ran = over(direction, Path(loss=loss, seed=seed))
+        ran = over(direction, Way(loss=loss, seed=seed))
         assert ran.mbps > 12 * (1 - loss) * 0.93
         sent, received = ran.counted.datagrams_sent, ran.counted.datagrams_received
         assert sent is not None
@@ -300,7 +303,7 @@ def test_a_radio_links_losses_are_no_congestion(direction: Direction, loss: floa
 
 @both_ways
 def test_a_path_that_spoils_datagrams(direction: Direction) -> None:
-    ran = over(direction, Path(loss=0.01, reorder=0.1, duplicate=0.1, corrupt=0.01, jitter_ms=8))
+    ran = over(direction, Way(loss=0.01, reorder=0.1, duplicate=0.1, corrupt=0.01, jitter_ms=8))
     assert ran.counted.end == "complete"
     assert 11.2 < ran.mbps < 12.3  # duplicates count once
     assert ran.counted.bytes <= ran.data_path.offered * DATAGRAM_BYTES
@@ -308,7 +311,7 @@ def test_a_path_that_spoils_datagrams(direction: Direction) -> None:
 
 @both_ways
 def test_extreme_loss_ends_the_segment_at_the_lowest_rate(direction: Direction) -> None:
-    ran = over(direction, Path(loss=0.7), s=10.0)
+    ran = over(direction, Way(loss=0.7), s=10.0)
     assert ran.counted.end == "aborted"
     assert ran.counted.duration_ms < 5000
     sent = [at for at, size in ran.data_path.times if size == DATAGRAM_BYTES]
@@ -320,7 +323,7 @@ def test_a_line_that_dies_stops_the_sender_within_half_a_second(direction: Direc
     def dead(now: float) -> bool:
         return now > START + 0.6
 
-    ran = run(step(direction, s=4.0), Path(dead=dead), Path(dead=dead))
+    ran = run(step(direction, s=4.0), Way(dead=dead), Way(dead=dead))
     assert ran.counted.end == "aborted"
     sent = [at for at, size in ran.data_path.times if size == DATAGRAM_BYTES]
     # The last feedback was under way when the line died.
@@ -332,7 +335,7 @@ def test_data_that_never_arrives_slows_the_sender_to_its_floor(direction: Direct
     def dead(now: float) -> bool:
         return now > START + 0.6
 
-    ran = over(direction, Path(dead=dead), s=6.0)
+    ran = over(direction, Way(dead=dead), s=6.0)
     assert ran.counted.end == "aborted"
     sent = [at for at, size in ran.data_path.times if size == DATAGRAM_BYTES and at > START + 0.6]
     assert len(sent) < 0.6 * bytes_per_s(12) / DATAGRAM_BYTES
@@ -341,7 +344,7 @@ def test_data_that_never_arrives_slows_the_sender_to_its_floor(direction: Direct
 
 @both_ways
 def test_a_blocked_flight_is_a_connect_time_out(direction: Direction) -> None:
-    ran = run(step(direction), Path(), Path(dead=lambda _: True))
+    ran = run(step(direction), Way(), Way(dead=lambda _: True))
     assert (ran.flow, ran.probe.failure, ran.probe.hello_sent) == (None, "connect_timeout", True)
     knocks = [size for _, size in ran.up.times]
     assert len(knocks) == 24  # flight and hello, every 250 ms for 3 s
@@ -353,7 +356,7 @@ def test_lost_ends_do_not_hold_the_probe_up(direction: Direction) -> None:
     def dead(now: float) -> bool:
         return now > START + 1.0
 
-    ran = run(step(direction), Path(dead=dead), Path())
+    ran = run(step(direction), Way(dead=dead), Way())
     assert ran.probe.failure is None
     assert ran.probe.ended_at is not None
     assert ran.probe.ended_at < START + 1.8
@@ -402,8 +405,8 @@ def test_swapped_arms_give_the_same_account(
 ) -> None:
     found = []
     for wire in (APP, OPAQUE):
-        data = Path(seed, loss=loss, jitter_ms=jitter, police_mbps=rate, delay_ms=delay, duplicate=duplicate)
-        back = Path(seed + 1, delay_ms=delay, loss=loss)
+        data = Way(seed, loss=loss, jitter_ms=jitter, police_mbps=rate, delay_ms=delay, duplicate=duplicate)
+        back = Way(seed + 1, delay_ms=delay, loss=loss)
         ran = run(step(direction, s=0.4, wire=wire), *((data, back) if direction == "down" else (back, data)))
         sizes = [(round(at, 6), size) for at, size in ran.data_path.times]
         found.append((ran.flow.counted if ran.flow else None, ran.probe.failure, sizes))
@@ -700,3 +703,17 @@ def test_the_doors_memory_is_bounded_and_forgets() -> None:
     assert len(door) == 100
     door.take(b"late", lambda: "net", b"x", START + 60)
     assert len(door) == 1
+
+
+def test_the_specs_examples_are_what_is_sent() -> None:
+    """Written apart from the codec, after the page's words."""
+    page = (Path(__file__).parents[2] / "spec" / "carriers.md").read_text(encoding="utf-8")
+    ticket, head = bytes(range(16)), bytes.fromhex("04000000")
+    for role, header in (
+        (b"r", struct.pack(">B3xIIIIIII", 1, 7, 1_000_000, 0, 0, 0, 0, 0)),
+        (b"p", struct.pack(">B3xIIIIIII", 2, 3, 2_000_000, 1_000_000, 12_345, 7, 6, 7200)),
+    ):
+        tag = hashlib.blake2s(header, key=ticket, person=role + b"tag", digest_size=8).digest()
+        mask = hashlib.blake2s(tag, key=ticket, person=role + b"mask").digest()
+        masked = bytes(one ^ other for one, other in zip(header, mask, strict=True))
+        assert f"`{(head + tag + masked).hex()}`" in page
