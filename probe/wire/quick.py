@@ -102,7 +102,7 @@ class _Source:
         elif hint in (int, float):
             self._number(variable, hint, bounds, depth)
         else:
-            raise TypeError(f"{hint} is not a type that a record may have")
+            self._add(depth, "raise Doubt")  # no type that a record has
 
     def _literal(self, variable: str, allowed: tuple[Any, ...], depth: int) -> None:
         kinds = {type(one) for one in allowed}
@@ -134,6 +134,9 @@ class _Source:
         self._add(depth, f"if {wrong}: raise Doubt")
 
     def _items(self, variable: str, hint: Any, bounds: Bounds, depth: int) -> None:
+        if bounds.most is None:
+            self._add(depth, "raise Doubt")  # a defect of the class, which careful reading names
+            return
         self._add(depth, f"if type({variable}) is not list or len({variable}) > {bounds.most}: raise Doubt")
         if hint is int:
             # Hundreds of bins: looked at all at once.
@@ -153,12 +156,11 @@ class _Source:
 
 
 def _bare(hint: Any) -> tuple[bool, Any]:
-    """Whether None is allowed, and the type without it."""
+    """Whether None is allowed, and the type without it; what may be of several types stays as it is."""
     if get_origin(hint) not in (types.UnionType, Union):
         return False, hint
-    arms = get_args(hint)
-    (bare,) = (arm for arm in arms if arm is not type(None))
-    return type(None) in arms, bare
+    arms = [arm for arm in get_args(hint) if arm is not type(None)]
+    return len(arms) < len(get_args(hint)), arms[0] if len(arms) == 1 else hint
 
 
 _CLASS: Final = re.compile(r"\[[^\]\\^][^\]\\]*\]")

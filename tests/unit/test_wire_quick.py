@@ -2,9 +2,11 @@
 """What is read quickly is read as with care: every short cut of the codec against the long way beside it."""
 
 import copy
+import dataclasses
 import json
 import random
 import re
+from typing import Annotated, Literal
 
 import pytest
 from hypothesis import example, given, settings
@@ -132,6 +134,25 @@ def test_no_control_character_fits_a_printable_pattern(pattern):
         for code in [*range(32), 0xD800, 0xDFFF]:
             for text in (chr(code), "a" + chr(code), "a" * 31 + chr(code), "0" * 42 + chr(code)):
                 assert re.fullmatch(pattern, text) is None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Odd:
+    """What no record is: each of these is for careful reading alone."""
+
+    table: dict | None = None
+    mixed: Annotated[int | str | None, codec.bounded(low=0)] = None
+    endless: tuple[int, ...] = ()
+    made: Annotated[tuple[int, ...], codec.items(most=2)] = dataclasses.field(default_factory=tuple)
+    choice: Literal[1, "one"] = 1
+
+
+@pytest.mark.parametrize("value", [{}, {"table": {"a": 1}}, {"choice": "one"}, {"made": [1]}])
+def test_a_class_beyond_the_quick_reader_is_read_with_care(value):
+    with pytest.raises(quick.Doubt):
+        quick.reader(Odd)(value)
+    codec._readings[Odd] = codec.QUICK_AFTER
+    assert from_dict(Odd, value) == codec._with_care(Odd, value, "")
 
 
 def depth_with_care(text):
