@@ -138,10 +138,14 @@ def _check_bytes(words: BytesCarrier, carrier: Carrier, where: str) -> None:
     known: dict[str, int] = {}
     for key, most in (("flight", MAX_FLIGHT), ("answer", MAX_ANSWER), ("head", MAX_HEAD)):
         try:
-            length = firstbytes.size(firstbytes.read(getattr(words, key), known))
+            parts = firstbytes.read(getattr(words, key), known)
         except firstbytes.WordError as error:
             raise ProfileError(f"{where}.{key}: {error}") from None
-        if length > most:
-            raise ProfileError(f"{where}.{key}: {length} bytes, at most {most}")
+        length = firstbytes.size(parts)
+        if length > most or (parts and not length):
+            raise ProfileError(f"{where}.{key}: {length} bytes; between 1 and {most} can be sent")
+        if key == "flight" and carrier == "stream" and parts[0].literal[:1] in {b"", b"\x16"}:
+            # The reflector tells streams from TLS by the first byte, so it may not be left to chance.
+            raise ProfileError(f"{where}.flight: must begin with written bytes, and not with 16, which is TLS")
     if bool(words.head) != (carrier == "datagram"):
         raise ProfileError(f"{where}.head: belongs to datagrams, and each kind of datagram has one")

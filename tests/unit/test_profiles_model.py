@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -10,6 +11,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from probe.profiles.dress import dress
 from probe.profiles.model import (
@@ -27,7 +30,7 @@ from probe.profiles.model import (
     parse_document,
 )
 from probe.profiles.reading import document_of
-from probe.wire.codec import from_dict
+from probe.wire.codec import dumps, from_dict
 from probe.wire.records import PlannedProfile
 from probe.wire.scrub import address_path, find_address
 
@@ -143,7 +146,7 @@ def test_a_carrier_behind_the_id_is_a_profile_of_its_own() -> None:
 
 
 BARE = (LIBRARY / "wireguard.toml").read_text(encoding="utf-8")
-QUIC = '[carriers.quic]\nshape = "quic"\n'
+STREAM = (LIBRARY / "bittorrent.toml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -169,6 +172,10 @@ QUIC = '[carriers.quic]\nshape = "quic"\n'
         (BARE, '"random 16",\n  "random 16"', '"random 480"', "carriers.datagram.answer"),
         (BARE, "[carriers.datagram]", "[carriers.datagram]\nshape = 'chrome'", "carriers.datagram.shape"),
         (BARE, "flight = [", "flihgt = [", "carriers.datagram.flihgt"),
+        (BARE, '"hex 04000000",\n  "again client",\n  "hex 0000000000000000",', '"hex"', "carriers.datagram.head"),
+        (STREAM, '"hex 13"', '"hex 16"', "carriers.stream.flight"),
+        (STREAM, '"hex 13"', '"random 1"', "carriers.stream.flight"),
+        (STREAM, '"hex 13"', '"text "', "carriers.stream.flight"),
     ],
 )
 def test_a_wrong_carrier_is_named_by_its_path(content: str, old: str, new: str, path: str) -> None:
@@ -227,6 +234,39 @@ def test_an_older_profile_than_the_installed_one_is_refused(tmp_path: Path) -> N
     assert Shelf(tmp_path, [planned(GOOD.replace("version = 1", "version = 5"))]).load("youtube").version == 5
     with pytest.raises(ProfileError, match=r"^plan: profiles: youtube: version: 4 is older than the installed 5$"):
         Shelf(tmp_path, [planned(GOOD.replace("version = 1", "version = 4"))])
+
+
+JSON = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-5, 5),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(max_size=5),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(["youtube", "bittorrent", "wireguard", "neutral"]), st.data())
+def test_no_document_breaks_the_reader(app: str, data: st.DataObject) -> None:
+    document = json.loads(Shelf().document(app))
+    place = document
+    while True:
+        key = data.draw(st.sampled_from(sorted(place)))
+        if not isinstance(place[key], dict) or data.draw(st.booleans()):
+            break
+        place = place[key]
+    place[key] = data.draw(JSON)
+    try:
+        shelf = Shelf(delivered=[PlannedProfile(id=app, document=dumps(document).decode("utf-8", "replace"))])
+    except (ProfileError, UnicodeEncodeError):
+        return
+    for name in Shelf(delivered=()).every() if app == "neutral" else (app,):
+        rng = Random(1)
+        with contextlib.suppress(ProfileError):  # a pool may be too poor for a name
+            dress(shelf.load(name), shelf.neutral(), rng, rng.randbytes)
 
 
 def test_a_delivered_profile_is_checked_like_a_file() -> None:
