@@ -65,7 +65,12 @@ def opened(*rules: Rule) -> Middlebox:
 
 
 def correct(body: bytes) -> bool:
-    return body[0] >> 4 == 6 and 40 + int.from_bytes(body[4:6], "big") == len(body) and transport_checksum(body) == 0
+    """Length and checksum, the latter summed here once more as RFC 8200 section 8.1 lays the pseudo-header out."""
+    size = int.from_bytes(body[4:6], "big")
+    laid_out = body[8:40] + struct.pack("!II", size, body[6]) + body[40:] + bytes(size % 2)
+    total = sum(struct.unpack(f"!{len(laid_out) // 2}H", laid_out))
+    fits = total % 0xFFFF == 0  # ones' complement: the sum of everything is all ones
+    return body[0] >> 4 == 6 and 40 + size == len(body) and fits and transport_checksum(body) == 0
 
 
 def test_neutral_packets_pass_unchanged() -> None:
