@@ -8,7 +8,6 @@ a refused ticket gets silence. Spec: spec/carriers.md, section "Opening over UDP
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
@@ -73,7 +72,7 @@ class Door:
         self._most = most
         self._per_prefix = per_prefix
         self._knocks: dict[bytes, _Knock] = {}  # in the order of their first datagrams
-        self._by_prefix: Counter[str] = Counter()
+        self._by_prefix: dict[str, dict[bytes, None]] = {}  # each in the same order
 
     def __len__(self) -> int:
         return len(self._knocks)
@@ -96,12 +95,14 @@ class Door:
         return self._challenge(flow, knock, opening, now)
 
     def _first(self, flow: bytes, prefix: str, raw: bytes, now: float) -> Entered:
-        if self._by_prefix[prefix] >= self._per_prefix:
-            return Entered("no_room", [])
-        while len(self._knocks) >= self._most:
+        neighbours = self._by_prefix.get(prefix, ())
+        if len(neighbours) >= self._per_prefix:
+            # The newest stays: whoever has a ticket shows it right behind his flight, so neighbours shut nobody out.
+            self._drop(next(iter(neighbours)))
+        elif len(self._knocks) >= self._most:
             self._drop(next(iter(self._knocks)))
         self._knocks[flow] = _Knock(hashlib.sha256(raw).hexdigest(), prefix, now, len(raw))
-        self._by_prefix[prefix] += 1
+        self._by_prefix.setdefault(prefix, {})[flow] = None
         return Entered("first", [])
 
     def _challenge(self, flow: bytes, knock: _Knock, opening: Opening, now: float) -> Entered:
@@ -147,6 +148,7 @@ class Door:
 
     def _drop(self, flow: bytes) -> None:
         knock = self._knocks.pop(flow)
-        self._by_prefix[knock.prefix] -= 1
-        if not self._by_prefix[knock.prefix]:
+        neighbours = self._by_prefix[knock.prefix]
+        del neighbours[flow]
+        if not neighbours:
             del self._by_prefix[knock.prefix]

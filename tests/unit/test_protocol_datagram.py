@@ -705,6 +705,16 @@ def test_the_doors_memory_is_bounded_and_forgets() -> None:
     assert len(door) == 1
 
 
+def test_a_flooding_neighbour_shuts_nobody_out() -> None:
+    door, _ = door_for(step(), most=100, per_prefix=20)
+    for number in range(500):
+        door.take(str(number).encode(), lambda: "here", b"x", START)
+    assert door.take(b"a", lambda: "here", APP.flight, START).verdict == "first"
+    for number in range(15):
+        door.take(b"more" + str(number).encode(), lambda: "here", b"x", START)
+    assert door.take(b"a", lambda: "here", hello(), START).verdict == "challenged"
+
+
 def test_the_specs_examples_are_what_is_sent() -> None:
     """Written apart from the codec, after the page's words."""
     page = (Path(__file__).parents[2] / "spec" / "carriers.md").read_text(encoding="utf-8")
