@@ -39,6 +39,7 @@ from probe.protocol.session import decode_hello, encode_hello
 from probe.protocol.steps import RunSegment, WireBytes
 from probe.reflector.opening import NotOpened, recognise
 from probe.wire.codec import WireError, dumps, from_dict, loads, to_dict
+from probe.wire.limits import MAX_ANSWER
 from probe.wire.messages import DataHello, Endpoint
 from probe.wire.records import Carrier, PlannedProfile, Segment
 
@@ -95,7 +96,7 @@ class _Desk:
         """Good until it is used."""
         if ticket != TICKET:
             return None
-        return Awaited(carrier="datagram", is_waiting=not self.used, answer=b"a" * 200, head=HEAD)
+        return Awaited(carrier="datagram", is_waiting=not self.used, answer=b"a" * MAX_ANSWER, head=HEAD)
 
     def open(self, hello: DataHello, carrier: Carrier, flight: str) -> Job | NoJob:
         """Once."""
@@ -241,6 +242,7 @@ def fuzz_flow_probe(data: bytes) -> None:
         b"\0" + sealed.client_finish(HELLO, fixed),
         b"\1" + HELLO,
         b"\2" + sealed.server_flight(b"s" * 32, fixed),
+        b"\0" + b"s" * 20,
     ],
     most=4200,
 )

@@ -23,6 +23,7 @@ STREAMS = (
 )
 DATAGRAMS = (
     struct.pack("!6H", 7, 0x100, 1, 0, 0, 0) + b"\x03www\x07example\x03org\0\0\x01\0\x01",
+    struct.pack("!6H", 7, 0x100, 1, 0, 0, 0) + b"\x04w\xffw\xe9\x03org\0\0\x01\0\x01",
     b"\x01\0\0\0" + bytes(144),
     b"\x80\x60" + bytes(20),
     b"\0\x01\0\0\x21\x12\xa4\x42" + bytes(12),
