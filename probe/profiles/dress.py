@@ -57,7 +57,8 @@ def dress(profile: Profile, pool: NeutralPool, rng: Random, random_bytes: firstb
         )
     words = profile.bytes or BytesCarrier(flight=())
     shown = _make(words, profile.id, random_bytes)
-    return Arms(shown, *(_opaque(shown, label, random_bytes) for label in OPAQUE_LABELS))
+    stream = profile.carrier == "stream"
+    return Arms(shown, *(_opaque(shown, label, random_bytes, stream=stream) for label in OPAQUE_LABELS))
 
 
 def _make(words: BytesCarrier, label: str, random_bytes: firstbytes.RandomBytes) -> Dressed:
@@ -70,10 +71,9 @@ def _make(words: BytesCarrier, label: str, random_bytes: firstbytes.RandomBytes)
     return Dressed(label, *made)
 
 
-def _opaque(like: Dressed, label: str, random_bytes: firstbytes.RandomBytes) -> Dressed:
-    return Dressed(
-        label, *(firstbytes.opaque(len(part), random_bytes) for part in (like.flight, like.answer, like.head))
-    )
+def _opaque(like: Dressed, label: str, random_bytes: firstbytes.RandomBytes, *, stream: bool) -> Dressed:
+    parts = (like.flight, like.answer, like.head)
+    return Dressed(label, *(firstbytes.opaque(len(part), random_bytes, stream=stream) for part in parts))
 
 
 def _quic(profile: Profile, name: str, opening: quic.Opening, random_bytes: firstbytes.RandomBytes) -> Dressed:

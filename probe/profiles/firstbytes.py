@@ -19,9 +19,13 @@ _LETTERS: Final = b"abcdefghijklmnopqrstuvwxyz012345"
 _MOST_DRAWN: Final = 1200
 _STUN_FINGERPRINT: Final = 0x5354554E
 """RFC 8489, section 14.7: CRC-32 of the message so far, XORed with this."""
-_OPAQUE_FIRST: Final = bytes([*range(0x18, 0x20), *range(0xD8, 0xE0)])
-"""First bytes of the opaque arm: neither 0x16 nor printable (spec/carriers.md), and none with which a common
-protocol begins: below lie lengths, types and versions of many, 0x80 to 0xBF are RTP, most from 0xC0 on QUIC's."""
+_OPAQUE_STREAM: Final = bytes(range(0xE4, 0xEC))
+_OPAQUE_DATAGRAM: Final = bytes(range(0x18, 0x20))
+"""First bytes of the opaque arm: neither 0x16 nor printable (spec/carriers.md), and none with which a common protocol
+begins. Over TCP low ones are lengths and types of many, five bits from 0x14 to 0x1F may be Z39.50, 0xE3 is eDonkey,
+0xEF Telegram; over UDP 0x80 to 0xBF are RTP's, those above QUIC's, and some below 0x10 count as Skype's."""
+_NOT_THIRD: Final = 0x04
+"""nDPI takes 300 to 600 bytes over TCP with this third byte for the mining of Ethereum."""
 
 
 class WordError(ValueError):
@@ -78,12 +82,15 @@ def make(parts: Iterable[Part], drawn: dict[str, bytes], random_bytes: RandomByt
     return bytes(made)
 
 
-def opaque(count: int, random_bytes: RandomBytes) -> bytes:
-    """`count` random bytes that no engine takes for the beginning of anything."""
-    if not count:
-        return b""
-    value = random_bytes(count)
-    return bytes([_OPAQUE_FIRST[value[0] % len(_OPAQUE_FIRST)]]) + value[1:]
+def opaque(count: int, random_bytes: RandomBytes, *, stream: bool) -> bytes:
+    """`count` random bytes that no engine takes for the beginning of anything, over TCP (`stream`) or UDP."""
+    value = bytearray(random_bytes(count))
+    if count:
+        firsts = _OPAQUE_STREAM if stream else _OPAQUE_DATAGRAM
+        value[0] = firsts[value[0] % len(firsts)]
+    if value[2:3] == bytes([_NOT_THIRD]):
+        value[2] ^= 0x80
+    return bytes(value)
 
 
 def _read_word(word: str, known: dict[str, int]) -> Part:
