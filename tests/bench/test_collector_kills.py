@@ -37,7 +37,7 @@ SEED = int(os.environ.get("EVENLANE_SEED", "1"))
 LINES = 2
 """Collectors at once."""
 CLIENTS = 3
-FRESH = 15
+FRESH = 6
 """New sessions between two kills: more than are usually acknowledged by then."""
 PAIRS = 2
 APPS = ("youtube", "netflix")
