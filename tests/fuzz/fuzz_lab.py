@@ -113,7 +113,7 @@ def packets() -> list[bytes]:
 
 @target(seeds=packets, most=4000, examples=80)
 def fuzz_middlebox(data: bytes) -> None:
-    """Any packets, whole or broken, go through or are dropped, and those that it forges have right checksums."""
+    """Any packets, whole or broken, go through or are dropped; headers that the operator wrote have right checksums."""
     box = Middlebox([HOME], Link(down_mbps=100, up_mbps=100, rtt_ms=2, buffer_ms=100), RULES)
     at, now = 0, 0.0
     while at + 2 <= len(data) and now < 0.1:
@@ -127,5 +127,5 @@ def fuzz_middlebox(data: bytes) -> None:
         box.poll(now)
     out, _ = box.poll(now + 10)
     for _, packet in out:
-        if packet[0] == 0x45 and packet not in data:
+        if packet[0] == 0x45 and packet[:20] not in data:
             assert checksum(packet[:20]) in {0, 0xFFFF}, "a forged or changed packet has a wrong header checksum"
