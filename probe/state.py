@@ -93,7 +93,7 @@ class State:
         """What `remember` kept; None where there is nothing or it cannot be read."""
         try:
             found = json.loads((self.directory / "last.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
 

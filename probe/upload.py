@@ -7,7 +7,6 @@ Spec: spec/api.md, section "Uploads".
 
 from __future__ import annotations
 
-import json
 import zlib
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,9 +14,10 @@ from typing import Any, Final
 from probe.netio.control import Url, UrlError, is_house_name, open_https, parse_url
 from probe.netio.dial import Dialer, WrongCertificate
 from probe.netio.http import HttpError, Response
-from probe.wire.codec import dumps
+from probe.wire.codec import WireError, dumps, loads
 from probe.wire.envelope import Envelope, to_json
 from probe.wire.failure import Failure, classify
+from probe.wire.limits import MAX_BODY_BYTES
 
 _TIMEOUT_S: Final = 30.0
 _GZIP: Final = 16 + zlib.MAX_WBITS
@@ -117,7 +117,7 @@ def _take_rejected(done: Uploaded, result: dict[str, Any]) -> None:
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        plain = json.loads(body)
-    except ValueError:
+        plain = loads(body, longest=MAX_BODY_BYTES)
+    except WireError:
         return {}
     return plain if isinstance(plain, dict) else {}

@@ -222,7 +222,9 @@ class Delivery:
         if status == 200:
             return self._read_answer(answer, batch.lines)
         if status >= 500 or status in _PATIENT or status < 400:
-            self._retry_after_s = min(float(retry_after), LONGEST_PAUSE_S) if retry_after.isdigit() else 0.0
+            self._retry_after_s = (
+                min(float(retry_after), LONGEST_PAUSE_S) if retry_after.isascii() and retry_after.isdigit() else 0.0
+            )
             LOG.info("the collector answered with status %d; trying again", status)
             return "trouble"
         if len(batch.lines) > 1:

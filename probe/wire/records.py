@@ -293,7 +293,7 @@ class PairRecord:
     app: Annotated[str, text(pattern=SLUG)]
     direction: Direction
     access: Access
-    day: Annotated[str, text(pattern=r"\d{4}-\d{2}-\d{2}")]
+    day: Annotated[str, text(pattern=r"[0-9]{4}-[0-9]{2}-[0-9]{2}")]
     """In the operator's local time."""
     stratum: Literal["peak", "rest"]
     probe: Annotated[str, text(pattern=r"p[0-9]{1,9}")]

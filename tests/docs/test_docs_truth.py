@@ -99,3 +99,12 @@ def test_exit_codes_mean_something():
     assert run("--version").returncode == 0
     assert run().returncode == 2
     assert run("nonsense").returncode == 2
+
+
+def test_every_test_of_the_threat_model_exists():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "threat-model.md").read_text()))
+    assert len(named) > 30
+    written = "".join(
+        (ROOT / name).read_text() for name in TRACKED if name.startswith("tests/") and name.endswith(".py")
+    )
+    assert not {name for name in named if f"def {name}(" not in written}

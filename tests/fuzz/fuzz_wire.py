@@ -182,4 +182,5 @@ def fuzz_scrub(data: bytes) -> None:
     where = address_path({"a": [text], "b": 1})
     assert (where is None) == (find_address(text) is None)
     for address in ADDRESSES:
+        assert address not in scrub(f"peer:{address}: refused by {address}, ...{address}")
         assert address not in scrub(f"from {address} to ({address}) [{address}] {text}".replace(text, REPLACEMENT))

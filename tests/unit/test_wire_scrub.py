@@ -2,6 +2,7 @@
 """Addresses are found wherever they hide; versions, times and names are not taken for one."""
 
 import ipaddress
+import time
 
 import pytest
 from hypothesis import given
@@ -34,6 +35,28 @@ def test_every_address_is_found_in_any_bracket(address, before, after):
     if address == ipaddress.ip_address("::"):
         return
     assert find_address(f"{before}{address}{after}") is not None
+
+
+@pytest.mark.parametrize("address", ["2001:db8::1", "192.0.2.1", "::ffff:192.0.2.1", "fe80::abcd:1"])
+@pytest.mark.parametrize("before", ["", "peer:", "...", "x.", "addr=", "[", "_"])
+@pytest.mark.parametrize("after", ["", ": refused", ":", ".", "...", "]:443", "%eth0", ":port", "_"])
+def test_words_and_punctuation_that_touch_an_address_do_not_hide_it(before, address, after):
+    if ":" not in address and after == ":port":
+        assert address not in scrub(f"{before}{address}{after}")
+    else:
+        assert address.split("::")[-1] not in scrub(f"{before}{address}{after}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [":" * 1_400_000 + "g", "1:" * 700_000, "f" * 1_400_000, "1." * 700_000, ("f" * 63 + ":") * 20_000, "-:" * 700_000],
+    ids=lambda text: text[:3],
+)
+def test_megabytes_of_anything_take_no_time(text):
+    """A stranger signs what he likes: an upload of colons would stop a search that goes back."""
+    start = time.process_time()
+    scrub(text)
+    assert time.process_time() - start < 5
 
 
 def test_the_path_says_where():
