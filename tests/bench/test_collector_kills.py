@@ -178,7 +178,11 @@ class Line:
 
     def look(self):
         """What lies on the disk after a kill, as the next collector would find it."""
-        with closing(sqlite3.connect(f"{(self.directory / 'collector.sqlite3').as_uri()}?mode=ro", uri=True)) as found:
+        file = self.directory / "collector.sqlite3"
+        if not file.exists():
+            assert not self.acknowledged  # killed before it had made its file
+            return
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as found:
             if found.execute("SELECT name FROM sqlite_master WHERE name = 'envelope'").fetchone() is None:
                 assert not self.acknowledged  # killed before it had made its tables
                 return
