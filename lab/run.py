@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lab import relay
-from lab.classify import name_matches
+from lab.classify import Match, name_matches
 from lab.drivers import DriverName, choose_driver
 from lab.model import Scenario
 from lab.namespaces import module_command, module_environment
@@ -100,11 +100,11 @@ def find(name: str) -> Path:
 def load_all(names: Sequence[str]) -> list[Scenario]:
     """Read every scenario before any is run; raises ScenarioError."""
     scenarios = [load(find(name)) for name in names]
-    known = set(profiles.available())
+    known = set(profiles.every())
     for scenario in scenarios:
         unknown = sorted({app for app, _ in scenario.expect} - known)
         if unknown:
-            choices = ", ".join(sorted(known - {profiles.NEUTRAL}))
+            choices = ", ".join(sorted(known))
             raise ScenarioError(
                 f"{scenario.name}: expect.effects: there is no profile of an app {unknown[0]}; known are {choices}"
             )
@@ -112,15 +112,25 @@ def load_all(names: Sequence[str]) -> list[Scenario]:
 
 
 def apps_of(scenario: Scenario) -> list[str]:
-    """What to measure: apps the truth names or a rule's names match, else the three default apps."""
+    """What to measure: apps the truth names or a rule is about, else the three default apps."""
     apps = {app for app, _ in scenario.expect}
-    patterns = [pattern for rule in scenario.rules for pattern in rule.match.host_names]
-    for app in profiles.available():
-        if app != profiles.NEUTRAL and patterns:
-            names = profiles.load(app).names
-            if any(name_matches(pattern, name) for pattern in patterns for name in names):
-                apps.add(app)
+    matches = [rule.match for rule in scenario.rules]
+    if any(match.host_names or match.payload for match in matches):
+        shelf = [profiles.load(app) for app in profiles.every()]
+        apps |= {profile.id for profile in shelf for match in matches if _is_about(match, profile)}
     return sorted(apps) or list(profiles.DEFAULT_APPS)
+
+
+def _is_about(match: Match, profile: profiles.Profile) -> bool:
+    """Whether a rule means this profile's traffic; browser-shaped variants are measured where the truth names them."""
+    transport = "udp" if profile.carrier in {"quic", "datagram"} else "tcp"
+    if match.proto not in {None, transport}:
+        return False
+    if profile.carrier in {"stream", "datagram"}:
+        return profile.id.partition("+")[0] in (match.payload or ())
+    named = {"quic": match.quic_sni or (), "tls": (match.sni or ()) + (match.http_host or ()) + (match.dns or ())}
+    patterns = named.get(profile.carrier, ())
+    return any(name_matches(pattern, name) for pattern in patterns for name in profile.names)
 
 
 def run_all(scenarios: Sequence[Scenario], plan: Plan) -> list[Outcome]:

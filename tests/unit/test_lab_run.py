@@ -32,6 +32,18 @@ def test_apps_are_those_of_the_truth_and_of_the_rules_names() -> None:
     assert apps_of(scenario(by_name("*.nflxvideo.net"), expect=(("tiktok", "slowing"),))) == ["netflix", "tiktok"]
 
 
+def test_apps_of_other_carriers_come_from_rules_about_them():
+    about = {
+        ("youtube+quic",): Match(quic_sni=("*.googlevideo.com",)),
+        ("sip", "sip+tcp"): Match(payload=("sip",)),
+        ("sip+tcp",): Match(payload=("sip",), proto="tcp"),
+        ("bittorrent+udp",): Match(payload=("bittorrent",), proto="udp"),
+        ("youtube",): Match(sni=("*.googlevideo.com",), proto="tcp"),
+    }
+    for apps, match in about.items():
+        assert apps_of(scenario(Rule(match, "block"))) == list(apps)
+
+
 @pytest.mark.parametrize(
     ("rules", "expect", "active"),
     [
