@@ -159,6 +159,7 @@ def _event(event: Event, case: Case, found: Assessment) -> CaseEvent:
         rule=event.rule,
         inputs=event.inputs,
         reason="" if listed or event.kind == "ended" else next(iter(found.gates), "below_case_threshold"),
+        log10_e_without_one=log10(found.strength.without_one),
     )
 
 

@@ -93,6 +93,8 @@ class PairEvidence:
 
     sequence: int
     log10_e: float
+    log10_e_without_one: float | None = None
+    """The strength without the strongest network, which cases are opened on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,8 @@ class CaseEvent:
     inputs: str
     """SHA-256 over the digests of what was judged, hex."""
     reason: str = ""
+    log10_e_without_one: float | None = None
+    """The strength without the strongest network; None in events that an older version wrote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

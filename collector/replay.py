@@ -107,8 +107,17 @@ def by_pair(
         log_es.update({probe: probe_evidence(states[probe].counts, effect, rules) for probe in changed})
         changed.clear()
         probes = sorted(log_es)
-        log_e = strength([log_es[p] for p in probes], _groups(probes, components), rules).whole if probes else 0.0
-        found.append(PairEvidence(sequence=sequence, log10_e=log_e / math.log(10)))
+        whole, without_one = 0.0, 0.0
+        if probes:
+            found_now = strength([log_es[p] for p in probes], _groups(probes, components), rules)
+            whole, without_one = found_now.whole, found_now.without_one
+        found.append(
+            PairEvidence(
+                sequence=sequence,
+                log10_e=whole / math.log(10),
+                log10_e_without_one=without_one / math.log(10),
+            )
+        )
     return tuple(found)
 
 
