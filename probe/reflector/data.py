@@ -228,8 +228,8 @@ class DataPlane:
         self._no_longer_young(connection)
 
     def unix_ms(self) -> int:
-        """Wall clock."""
-        return time.time_ns() // 1_000_000
+        """Time of day, the same for all of this reflector."""
+        return self._metrics.now_ms()
 
     def effort(self) -> tuple[float, float]:
         """Seconds of CPU used by this thread, seconds by which timers came late."""

@@ -148,7 +148,7 @@ class DatagramPlane:
             return None
         origin = self._origin_of(self._address, hello.address)
         with self._lock:
-            return self._booking.opened(hello, None, origin, _unix_ms(), carrier=carrier, flight=flight)
+            return self._booking.opened(hello, None, origin, self._metrics.now_ms(), carrier=carrier, flight=flight)
 
     # -- the loop -----------------------------------------------------------------------------------------------
 
@@ -208,7 +208,7 @@ class DatagramPlane:
             return
         job = entered.job
         codec = Codec(job.ticket, "reflector", job.head)
-        flow = flow_for(job, codec, Filler(self._pool), now, _unix_ms())
+        flow = flow_for(job, codec, Filler(self._pool), now, self._metrics.now_ms())
         touched[key] = self._flows[key] = _Running(flow, port, peer, self._effort(port))
         self._metrics.datagram_flows_open.set(len(self._flows))
 
@@ -241,7 +241,7 @@ class DatagramPlane:
         )
         counted = replace(counted, saturated=cpu > 0.9 * spent or late > 0.05 * spent or dropped > 0)
         with self._lock:
-            self._booking.ended(job, counted, _unix_ms())
+            self._booking.ended(job, counted, self._metrics.now_ms())
         self._metrics.data_bytes.labels(direction=job.direction).inc(counted.bytes)
         self._metrics.datagram_flows_ended.labels(end=counted.end).inc()
         if counted.saturated:
@@ -273,7 +273,3 @@ class DatagramPlane:
             if running.flow.job.ticket in tickets:
                 running.flow.stop(now)
                 touched[key] = running
-
-
-def _unix_ms() -> int:
-    return time.time_ns() // 1_000_000

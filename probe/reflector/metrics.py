@@ -7,7 +7,6 @@ data connections accepted = sum of their ends + open. Spec: spec/protocol.md, se
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -19,7 +18,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 class Metrics:
     """One registry a reflector, so that several can live in one process."""
 
-    def __init__(self, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+    def __init__(self, now_ms: Callable[[], int]) -> None:
         self.now_ms = now_ms
         self.registry = CollectorRegistry()
 

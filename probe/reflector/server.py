@@ -21,6 +21,7 @@ from typing import IO, Final
 from probe.protocol.accounts import RETRY_AFTER_S, Refusal, refuse
 from probe.protocol.booking import Booking, Identity
 from probe.protocol.datagram import UDP_CARRIERS
+from probe.reflector.clock import SteadyClock
 from probe.reflector.config import (
     Announcement,
     Config,
@@ -74,7 +75,8 @@ class Reflector:
         self._datagrams: DatagramPlane | None = None
         self._booking: Booking | None = None
         self._witness: Witness | None = None
-        self._metrics = Metrics()
+        self._clock = SteadyClock()
+        self._metrics = Metrics(self._clock.ms)
         self._booking_lock = threading.Lock()
         self._died = asyncio.Event()
 
@@ -199,6 +201,7 @@ class Reflector:
                 refusal = refuse(503, "busy", "this reflector cannot write its records", RETRY_AFTER_S)
             with self._booking_lock:
                 booking.close_for(refusal)
+                self._clock.settle(is_idle=booking.sessions_open == 0)
 
     def _full(self, kept: int) -> Refusal | None:
         """No session is opened whose records could not be kept; those that are kept wait for their collector."""

@@ -61,14 +61,15 @@ def classify(error: BaseException, *, during: Literal["connect", "tls", "transfe
             "transfer": "stalled",
             "control": "out_of_time",
         }[during]  # type: ignore[return-value]
-    known = _BY_ERRNO.get(getattr(error, "errno", None) or 0)
-    if known is not None:
-        return known
+    # Before the numbers: an SSLError's errno is OpenSSL's own code, and its 1 is EPERM here.
     # ssl is not imported here: the idle agent must not load it.
     if any(base.__name__ == "SSLError" for base in type(error).__mro__):
         if any(base.__name__ in {"SSLEOFError", "SSLZeroReturnError"} for base in type(error).__mro__):
             return "connection_reset" if during == "tls" else "end_of_stream"
         return "tls_failed"
+    known = _BY_ERRNO.get(getattr(error, "errno", None) or 0)
+    if known is not None:
+        return known
     if isinstance(error, EOFError):
         return "end_of_stream"
     return "unknown_failure"
