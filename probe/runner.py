@@ -40,6 +40,8 @@ class Request:
     out: Path | None = None
     collector: Url | None = None
     bind: str | None = None
+    plan: str | None = None
+    """SHA-256 of the plan that the profiles come from."""
     version: str = "0"
 
     @property
@@ -74,6 +76,7 @@ def request_of(
     out: Path | None = None,
     collector: str | None = None,
     bind: str | None = None,
+    plan: str | None = None,
     version: str = "0",
 ) -> Request:
     """Check everything that can be checked at home. Raises OptionError, ProfileError, UrlError."""
@@ -85,6 +88,7 @@ def request_of(
         out=out,
         collector=collector_url(collector) if collector else None,
         bind=bind,
+        plan=plan,
         version=version,
     )
     if bind is not None and not _is_address(bind):
@@ -134,6 +138,7 @@ def run(
             sequence=state.next_sequence(),
             environment=replace(shell.environment, hotspot=request.options.hotspot),
             software=shell.software,
+            plan=request.plan,
         )
         sealed = seal(measurement, signer)
         ran = Ran(

@@ -10,6 +10,7 @@ import argparse
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from probe.nettests.base import Cost, Progress
+    from probe.plan import SignedPlan
     from probe.runner import Ran, Request
     from probe.state import State
 
@@ -102,6 +104,10 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     run.add_argument("--bind", metavar="ADDR", help="local address to connect from")
     run.add_argument("--hotspot", action="store_true", help="this line is a public hotspot: judged apart from homes")
     run.add_argument(
+        "--plan", metavar="FILE", type=Path, help="take app profiles from this signed plan before the installed ones"
+    )
+    run.add_argument("--plan-key", metavar="KEYID", help="the collector's key id, which must have signed the plan")
+    run.add_argument(
         "--progress",
         choices=("auto", "lines", "json", "none"),
         default="auto",
@@ -123,20 +129,24 @@ def _run(args: argparse.Namespace) -> int:
     from evenlane.extras import CannotRun
     from probe.netio.control import UrlError
     from probe.nettests.base import OptionError, Options
+    from probe.plan import PlanError
     from probe.profiles.model import ProfileError
     from probe.runner import RunError, request_of, run
     from probe.state import StateError, default_directory
     from probe.wire.signing import prefer
 
-    options = Options(
-        apps=tuple(args.app),
-        pairs=args.pairs,
-        direction=args.direction,
-        pace_mbps=args.pace_mbps,
-        segment_s=args.segment_s,
-        hotspot=args.hotspot,
-    )
+    prefer("python")  # 10 ms once a session, against 7 MB of memory
     try:
+        plan = _plan(args)
+        options = Options(
+            apps=tuple(args.app),
+            pairs=args.pairs,
+            direction=args.direction,
+            pace_mbps=args.pace_mbps,
+            segment_s=args.segment_s,
+            hotspot=args.hotspot,
+            delivered=plan.profiles if plan else (),
+        )
         request = request_of(
             args.nettest,
             options,
@@ -145,12 +155,12 @@ def _run(args: argparse.Namespace) -> int:
             out=args.out,
             collector=args.collector,
             bind=args.bind,
+            plan=plan.digest if plan else None,
             version=_version(),
         )
-    except (OptionError, ProfileError, UrlError) as error:
+    except (OptionError, PlanError, ProfileError, UrlError) as error:
         print(f"evenlane: {error}", file=sys.stderr)
         return 2
-    prefer("python")  # 10 ms once a session, against 7 MB of memory
     show = _Show(args.progress)
     show.begin(request.cost)
     try:
@@ -160,6 +170,17 @@ def _run(args: argparse.Namespace) -> int:
         raise CannotRun(str(error)) from None
     show.end()
     return _tell(args, request, ran)
+
+
+def _plan(args: argparse.Namespace) -> SignedPlan | None:
+    """The plan that was named. Raises PlanError."""
+    from probe.plan import PlanError, read_plan
+
+    if args.plan is None and args.plan_key is None:
+        return None
+    if args.plan is None or args.plan_key is None:
+        raise PlanError("--plan FILE and --plan-key KEYID go together: a plan counts only by its collector's signature")
+    return read_plan(args.plan, args.plan_key, time.time_ns() // 1_000_000)
 
 
 def _version() -> str:
