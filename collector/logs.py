@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import logging
 
+from aiohttp.http_exceptions import HttpProcessingError
+
 from probe.wire.scrub import scrub
 
 
 class _Scrubbed(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+            return False  # a stranger's broken HTTP is no defect here, and must not fill the disk with tracebacks
         # Before any handler sees it, also one that this program did not set up; exceptions quote what they met.
         record.msg, record.args = scrub(record.getMessage()), None
         if record.exc_info:

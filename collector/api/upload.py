@@ -11,7 +11,7 @@ import math
 import time
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
 
 from collector.api.problem import RETRY_S, problem
 from collector.intake import DOORS, Door, Rejection, Upload, admit, take_apart
@@ -70,6 +70,8 @@ async def _read_and_keep(request: web.Request, door: Door, metrics: Metrics, bod
         trouble = await asyncio.wait_for(_read(request, body), BODY_S)
     except TimeoutError:
         return problem(408, "too_slow", f"the body took more than {BODY_S:g} s")
+    except (ClientPayloadError, web.RequestPayloadError, ConnectionError):
+        return problem(400, "cut_off", "the body ended too early; send it again")
     if trouble is not None:
         return _refuse(trouble, metrics)
     told = _Told(

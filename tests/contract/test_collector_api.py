@@ -10,6 +10,8 @@ import json
 import logging
 import random
 import re
+import socket
+import struct
 import time
 
 import pytest
@@ -480,6 +482,27 @@ async def test_no_address_reaches_the_log(site, monkeypatch, caplog):
     assert "a request failed" in written
     assert "192.0.2.99" not in written
     assert "127.0.0.1" not in written
+
+
+@pytest.mark.parametrize("how", ["reset", "end", "bad_chunk"])
+async def test_an_uploader_that_dies_in_the_middle_is_no_defect_of_ours(site, caplog, how):
+    head = "POST /v1/measurements HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head += "Transfer-Encoding: chunked\r\n\r\nzz\r\n" if how == "bad_chunk" else "Content-Length: 5000\r\n\r\n{"
+    with caplog.at_level(logging.INFO):
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.client.port)
+        writer.write(head.encode())
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        if how == "reset":
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+        elif how == "end":
+            writer.write_eof()
+        await asyncio.wait([asyncio.create_task(reader.read())], timeout=1)
+        writer.close()
+        assert (await site.get("/healthz"))[0] == 200
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info]
+    assert site.app[IN_FLIGHT].bytes == 0
 
 
 async def test_a_session_that_cannot_be_judged_holds_up_nobody(tmp_path, aiohttp_client, monkeypatch):
