@@ -68,6 +68,7 @@ class Booking:
         self._running: dict[str, Job] = {}  # session -> its data connection: there is one at a time
         self._progress_ms: dict[str, int] = {}  # session -> when it was opened or last began a pair
         self._tickets: dict[str, str] = {}  # ticket -> session, for the open pair of each
+        self._flights: dict[str, set[str]] = {}  # first flights that are answered at once -> their sessions
         self._closed_for: Refusal | None = None
         self._stopping = False
         self.sessions_started = 0
@@ -186,6 +187,8 @@ class Booking:
         answer = session.reveal(number, message, now_ms)
         if isinstance(answer, PairOrder):
             self._tickets.update((ticket, session.grant.session) for ticket in answer.tickets)
+            for flight in session.flights:
+                self._flights.setdefault(flight, set()).add(session.grant.session)
         else:
             self._settle(session)
         return answer
@@ -194,6 +197,11 @@ class Booking:
         """What a ticket is good for; None where no open session gave it out. Costs two dictionary look-ups."""
         session = self._open.get(self._tickets.get(ticket, ""))
         return None if session is None else session.awaited(ticket)
+
+    def awaited_flight(self, flight: str) -> Awaited | None:
+        """The segment that waits for a first flight (SHA-256) with an answer; None where several sessions might."""
+        sessions = self._flights.get(flight, ())
+        return self._open[next(iter(sessions))].awaited_flight(flight) if len(sessions) == 1 else None
 
     def opened(
         self,
@@ -236,6 +244,11 @@ class Booking:
         self._ended[key] = session
         for ticket in session.tickets:
             self._tickets.pop(ticket, None)
+        for flight in session.flights:
+            sessions = self._flights.get(flight, set())
+            sessions.discard(key)
+            if not sessions:
+                self._flights.pop(flight, None)
         self._running.pop(key, None)
         del self._progress_ms[key]
         self._room.give_back(key)

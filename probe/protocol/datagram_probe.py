@@ -48,6 +48,8 @@ class ProbeFlow:
         self._deadline = now + step.connect_timeout_s
         self._cookie: bytes | None = None
         self._repeat_at = now
+        self._turn: Literal["flight", "listen", "hello", "both"] = "flight" if wire.answer else "both"
+        """What is sent next. An arm's answer is to be the packet behind its flight, so the hello waits for it."""
         self._receiver: Receiver | None = None
         self._sender: Sender | None = None
         self._farewell: Farewell | None = None
@@ -59,6 +61,8 @@ class ProbeFlow:
         """A datagram came from the reflector's address."""
         packet = self._codec.open(raw)
         if packet is None or self.phase == "over":
+            if self._turn == "listen" and raw == self._wire.answer:
+                self._turn, self._repeat_at = "hello", now
             return  # the profile's answer, or somebody else's
         if packet.kind == CHALLENGE:
             self._take_challenge(packet, now)
@@ -147,10 +151,15 @@ class ProbeFlow:
         if now < self._repeat_at:
             return []
         self._repeat_at = now + REPEAT_S
+        if self._turn == "flight":
+            self._turn = "listen"
+            return [self._wire.flight]
         hello = opening(self._wire.head, self._hello, self._random, *([self._cookie] if self._cookie else []))
         self.hello_sent = True
         if self._cookie is None:
-            return [self._wire.flight, hello]
+            out = [hello] if self._turn == "hello" else [self._wire.flight, hello]
+            self._turn = "both"
+            return out
         if self.started_at is None:
             self._start(now)
         return [hello]

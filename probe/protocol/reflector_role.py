@@ -221,6 +221,18 @@ class ReflectorSession:
             head=bytes.fromhex(slot.bytes.head) if slot.bytes else b"",
         )
 
+    @property
+    def flights(self) -> tuple[str, ...]:
+        """SHA-256 of every flight that a pair of this session announced with an answer to it."""
+        sides = [side for pair in self._pairs for side in (pair.commit.app_bytes, pair.commit.neutral_bytes)]
+        return tuple({side.flight for side in sides if side is not None and side.answer})
+
+    def awaited_flight(self, flight: str) -> Awaited | None:
+        """The segment of the open pair that waits for this flight."""
+        slots = self._pairs[-1].slots if self._pairs else []
+        found = next((slot for slot in slots if slot.bytes is not None and slot.bytes.flight == flight), None)
+        return self.awaited(found.ticket) if found else None
+
     def opened(
         self,
         hello: DataHello,

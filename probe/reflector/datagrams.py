@@ -142,6 +142,11 @@ class DatagramPlane:
         with self._lock:
             return self._booking.awaited(ticket)
 
+    def awaited_flight(self, flight: str) -> Awaited | None:
+        """Ask the booking."""
+        with self._lock:
+            return self._booking.awaited_flight(flight)
+
     def open(self, hello: DataHello, carrier: Carrier, flight: str) -> Job | NoJob | None:
         """Ask the booking, if there is room for one more segment."""
         if self._address is None or len(self._flows) >= self._limits.flows:

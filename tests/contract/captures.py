@@ -142,13 +142,17 @@ def ask_ndpi(program: str, capture: Capture, path: Path) -> dict[int, Seen]:
     return found
 
 
+_SO_RCVBUFFORCE = 33
+
+
 class Sniffer:
     """Takes the first packets of every flow to a port off the loopback interface. Raises PermissionError."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 2**20)
+        # Beyond the system's limit, as only root may: a busy machine reads late, and a flow would be missing.
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 64 * 2**20)
         self._socket.bind(("lo", 0x0800))
         self._socket.settimeout(0.2)
         self._flows: list[list[tuple[int, int, bytes]]] = []

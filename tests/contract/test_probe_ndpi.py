@@ -147,9 +147,9 @@ class Stage:
             flights = [(0, arm.flight), (0, sealed.behind_flight(len(arm.flight), hello, noise))]
             flights += [(1, arm.answer)] if arm.answer else []
             return self.capture.tcp(flights + [(1, noise(1400)) for _ in range(12)], port, endpoint)
-        # spec/carriers.md, "Opening over UDP": flight and hello, challenge, hello with cookie, answer.
+        # spec/carriers.md, "Opening over UDP": flight, answer, hello, challenge, hello with cookie.
         opening = [(0, arm.head + noise(544)), (1, arm.head + noise(96 - len(arm.head))), (0, arm.head + noise(544))]
-        flights = [(0, arm.flight), *opening] + ([(1, arm.answer)] if arm.answer else [])
+        flights = [(0, arm.flight), *([(1, arm.answer)] if arm.answer else []), *opening]
         for _ in range(5):
             flights += [(1, arm.head + noise(1200 - len(arm.head)))] * 3 + [(0, arm.head + noise(96 - len(arm.head)))]
         return self.capture.udp(flights, port)

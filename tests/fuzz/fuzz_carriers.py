@@ -98,6 +98,10 @@ class _Desk:
             return None
         return Awaited(carrier="datagram", is_waiting=not self.used, answer=b"a" * MAX_ANSWER, head=HEAD)
 
+    def awaited_flight(self, flight: str) -> Awaited | None:
+        """Every other flight is awaited, as far as a stranger can tell."""
+        return self.awaited(TICKET) if int(flight[-1], 16) % 2 else None
+
     def open(self, hello: DataHello, carrier: Carrier, flight: str) -> Job | NoJob:
         """Once."""
         self.used += 1

@@ -22,6 +22,7 @@ from probe.protocol.steps import (
     SegmentFacts,
     Send,
     Wait,
+    WireBytes,
 )
 from probe.wire.codec import from_dict, to_dict
 from probe.wire.envelope import open_record, seal
@@ -537,3 +538,38 @@ def test_messages_of_the_happy_path_are_what_the_spec_says() -> None:
     nonce = decode_message(PairNonce, send(commit, there).body)
     assert nonce.pair == 1
     assert len(there.started) == 1
+
+
+def test_a_flight_that_one_session_awaits_is_known_and_forgotten_with_it() -> None:
+    wires = [WireBytes(flight=bytes([n]) * 40, answer=bytes([n]) * 60, head=bytes([n])) for n in (1, 2)]
+    there = reflector()
+    pair = replace(PAIR, carrier="datagram", app_wire=wires[0], neutral_wire=wires[1])
+    flight = wires[0].announced().flight
+
+    def reveal(seed: int) -> ProbeSession:
+        here = probe(seed)
+        while not isinstance(step := here.next(NOW), RunSegment):
+            if isinstance(step, AwaitPlan):
+                here.plan([pair])
+            else:
+                assert isinstance(step, Send)
+                answer = send(step, there)
+                here.answered(answer.status, answer.body, NOW)
+        return here
+
+    assert there.booking.awaited_flight(flight) is None
+    first = reveal(3)
+    found = there.booking.awaited_flight(flight)
+    assert found is not None
+    assert (found.is_waiting, found.answer) == (True, wires[0].answer)
+    assert there.booking.awaited_flight("0" * 64) is None
+    second = reveal(4)
+    assert there.booking.awaited_flight(flight) is None, "whose of the two it is nobody can tell"
+    for here in (first, second):
+        here.abandon("out_of_time")
+        step = here.next(NOW)
+        assert isinstance(step, Send)
+        send(step, there)
+        known = there.booking.awaited_flight(flight)
+        assert (known is None) == (here is second)
+    assert not there.booking._flights
