@@ -58,7 +58,7 @@ def slowed(cells: Sequence[dict[str, Any]], app: str) -> float:
     return float(cell["slowdown"]["estimate"])
 
 
-@pytest.mark.parametrize("direction", ["down", "up"])
+@pytest.mark.parametrize("direction", ["down", pytest.param("up", marks=pytest.mark.slow)])
 def test_a_rule_on_bittorrents_first_bytes_over_tcp_is_found_and_nothing_else(direction: str) -> None:
     rule = {
         "match": {"payload": "bittorrent", "proto": "tcp"},
@@ -72,6 +72,7 @@ def test_a_rule_on_bittorrents_first_bytes_over_tcp_is_found_and_nothing_else(di
     assert abs(slowed(cells, "youtube+hello")) < 0.1
 
 
+@pytest.mark.slow
 def test_a_rule_on_the_name_meets_the_browser_shaped_hello_too() -> None:
     rule = {"match": {"sni": "*.googlevideo.com"}, "action": "police", "down_mbps": 1.5, "burst_kb": 64}
     cells = measured([rule], ["youtube+hello", "bittorrent"])
@@ -80,6 +81,7 @@ def test_a_rule_on_the_name_meets_the_browser_shaped_hello_too() -> None:
     assert abs(slowed(cells, "bittorrent")) < 0.1
 
 
+@pytest.mark.slow
 def test_a_reset_on_first_bytes_is_blocking() -> None:
     rules = [
         {"match": {"payload": "bittorrent", "proto": "tcp"}, "action": "reset"},

@@ -77,6 +77,7 @@ def lost(pairs: Sequence[ReceiptPair], app: str, arm: str) -> float:
     return 1 - sum(received for _, received in counts) / sum(sent for sent, _ in counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["down", "up"])
 def test_a_rule_on_wireguards_first_bytes_is_found_and_nothing_else(direction: str) -> None:
     rule = {"match": {"payload": "wireguard"}, "action": "police", f"{direction}_mbps": 1.5, "burst_kb": 30}
@@ -97,6 +98,7 @@ def test_a_rule_on_the_name_in_a_quic_initial_is_found() -> None:
     assert lost(pairs, "youtube+quic", "app") < 0.1
 
 
+@pytest.mark.slow
 def test_a_blocked_first_datagram_is_blocking() -> None:
     rule = {"match": {"payload": ["bittorrent", "rtp"]}, "action": "block"}
     cells, pairs = measured([rule], ["bittorrent+udp", "wireguard"], segment_s=0.4)

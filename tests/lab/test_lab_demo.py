@@ -22,7 +22,7 @@ def play(*options):
     return subprocess.run(argv, capture_output=True, text=True, timeout=230)
 
 
-@pytest.mark.parametrize("driver", ["tun", pytest.param("veth", marks=pytest.mark.slow), "relay"])
+@pytest.mark.parametrize("driver", ["tun", *(pytest.param(name, marks=pytest.mark.slow) for name in ("veth", "relay"))])
 def test_throttler_and_blocker_are_caught_and_nobody_else_is_accused(driver):
     if why := refusal(driver):
         pytest.skip(f"the driver {driver} does not work here: {why}")
