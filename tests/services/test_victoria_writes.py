@@ -322,7 +322,8 @@ async def test_signed_records_become_points_and_pages(victoria: Victoria, tmp_pa
             async with client.get(f"{url}/case/{case.id}?lang=en") as page:
                 text = re.sub("[\u202f\u00a0]", " ", await page.text())
             assert page.status == 200
-            assert re.search(r"On the path measured at Heron, YouTube \(video\) is slower by about (4[5-9]|5[0-5]) % \(", text)
+            sentence = r"On the path measured at Heron, YouTube \(video\) is slower by about (4[5-9]|5[0-5]) % \("
+            assert re.search(sentence, text)
             async with client.get(f"{url}/?lang=en") as page:
                 assert f"/case/{case.id}" in await page.text()
     finally:
