@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 
 help:            ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | expand -t 22
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -51,7 +51,7 @@ fuzz: $(STAMP)   ## every parser of strangers' bytes, guided by coverage, FUZZ_S
 	  EVENLANE_FUZZ=1 $(BIN)/python -m pytest -q tests/fuzz --timeout 7200 $(ARGS); \
 	fi
 
-emulated-signer: $(STAMP)  # the pure-Python signer under qemu-user: armhf, mipsel, arm64 (docs/footprint.md)
+emulated-signer: $(STAMP)  ## the pure-Python signer under qemu-user: armhf, mipsel, arm64 (docs/footprint.md)
 	@$(BIN)/python tests/bench/emulated_signer.py $(ARGS)
 
 clean:           ## remove .venv and caches

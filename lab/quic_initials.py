@@ -9,21 +9,17 @@ Spec: spec/profiles.md, section "QUIC".
 from __future__ import annotations
 
 import hashlib
-import hmac
 from typing import Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+from lab.quic import Keys
 from probe.profiles import quic
 
 OPENINGS: Final = 64
 """More make it harder to list them and rarer that one comes twice, and the probe larger: 1.6 kB each."""
 _SEED: Final = b"evenlane QUIC openings 1"
-_SALT: Final = bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a")
-"""RFC 9001, section 5.2."""
 _TITLE: Final = """\
 # SPDX-License-Identifier: EUPL-1.2
 # Written by `python -m lab.quic_initials`; probe/profiles/quic.py reads it. A line is base64 of: connection id (8),
@@ -33,16 +29,8 @@ _TITLE: Final = """\
 
 def client_keys(connection: bytes) -> tuple[bytes, bytes, bytes]:
     """Key, IV and header-protection key of the client's Initials (RFC 9001, section 5.2)."""
-    extracted = hmac.new(_SALT, connection, hashlib.sha256).digest()  # HKDF-Extract (RFC 5869, section 2.2)
-    secret = _expand(extracted, b"client in", 32)
-    return _expand(secret, b"quic key", 16), _expand(secret, b"quic iv", 12), _expand(secret, b"quic hp", 16)
-
-
-def _expand(secret: bytes, label: bytes, length: int) -> bytes:
-    """HKDF-Expand-Label with an empty context (RFC 8446, section 7.1)."""
-    label = b"tls13 " + label
-    info = length.to_bytes(2, "big") + bytes([len(label)]) + label + b"\x00"
-    return HKDFExpand(SHA256(), length, info).derive(secret)
+    keys = Keys(connection)
+    return keys.key, keys.iv, keys.header
 
 
 def opening(connection: bytes) -> quic.Opening:

@@ -7,6 +7,7 @@ No sockets and no clock: `receive` takes datagrams, `poll` gives those to send. 
 
 from __future__ import annotations
 
+import abc
 import statistics
 from typing import Final
 
@@ -50,7 +51,7 @@ class Tally:
         self._next = self.started + (int((now - self.started) / _BIN_S + 1e-6) + 1) * _BIN_S
 
 
-class Flow:
+class Flow(abc.ABC):
     """What both directions share: the clock, silence, and the way it ends."""
 
     def __init__(self, job: Job, codec: Codec, filler: Filler, now: float, unix_ms: int) -> None:
@@ -108,17 +109,21 @@ class Flow:
         self.counted = self._count(end, now)
         self._farewell = Farewell(self._codec, self._filler, now)
 
+    @abc.abstractmethod
     def _take(self, packet: Packet, size: int, now: float) -> None:
-        raise NotImplementedError
+        """A datagram of this segment came, before its account was closed."""
 
+    @abc.abstractmethod
     def _run(self, now: float) -> list[bytes]:
-        raise NotImplementedError
+        """What the segment sends now; closes the account when its time has come."""
 
+    @abc.abstractmethod
     def _next_at(self) -> float:
-        raise NotImplementedError
+        """When `_run` is to be called at the latest."""
 
+    @abc.abstractmethod
     def _count(self, end: SegmentEnd, now: float) -> Counted:
-        raise NotImplementedError
+        """The account as it is closed."""
 
 
 class DownFlow(Flow):

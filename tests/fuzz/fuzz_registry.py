@@ -50,10 +50,6 @@ class Target:
         """Inputs that once broke a property; each stays a test for ever."""
         return _files(HERE / "findings" / self.name)
 
-    def unfixed(self) -> list[bytes]:
-        """Inputs that break a property today; whoever mends it moves the file to findings/."""
-        return _files(HERE / "unfixed" / self.name)
-
 
 TARGETS: dict[str, Target] = {}
 

@@ -22,7 +22,6 @@ from fuzz_targets import TARGETS, Target
 # CPython reports a server name that is not ASCII as unraisable, before OpenSSL refuses the hello.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-UNFIXED = [pytest.param(name, data, id=name) for name, one in TARGETS.items() for data in one.unfixed()]
 BLOCKS = [
     b"",
     b"\0",
@@ -65,14 +64,6 @@ def test_seeds_and_past_findings(name: str) -> None:
         TARGETS[name].check(data)
 
 
-if UNFIXED:  # pytest would report an empty list as a skipped test
-
-    @pytest.mark.parametrize(("name", "data"), UNFIXED)
-    @pytest.mark.xfail(strict=True, reason="a known defect; once mended, move the input from unfixed/ to findings/")
-    def test_known_defects(name: str, data: bytes) -> None:
-        TARGETS[name].check(data)
-
-
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_what_hypothesis_makes_of_them(name: str) -> None:
     target = TARGETS[name]
@@ -103,6 +94,4 @@ def test_every_function_named_so_is_a_target() -> None:
 
 def test_findings_belong_to_targets() -> None:
     here = Path(__file__).parent
-    assert {path.name for folder in ("findings", "unfixed", "corpus") for path in (here / folder).glob("*")} <= set(
-        TARGETS
-    )
+    assert {path.name for folder in ("findings", "corpus") for path in (here / folder).glob("*")} <= set(TARGETS)

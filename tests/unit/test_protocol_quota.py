@@ -284,8 +284,8 @@ def test_a_refusal_costs_the_same_however_many_are_open(full: str) -> None:
         assert refused[0] in {(503, "busy"), (429, "quota"), (503, "stopping")}
         return found
 
-    # A hundred times as many: work that grows with them would cost hundreds of calls more.
-    assert cost(400) <= cost(4) + 20
+    cost(4)  # what is done once in a process is done here
+    assert cost(400) <= cost(4) + 2
 
 
 # -- endpoints ----------------------------------------------------------------------------------------------------
