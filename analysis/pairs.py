@@ -17,10 +17,21 @@ from datetime import UTC, datetime, tzinfo
 from typing import Literal
 
 from analysis.rules import RULES, Rules
-from probe.wire.records import Access, Direction, PairKind, Position
+from probe.wire.records import Access, Design, Direction, PairKind, Position
 
 Stratum = Literal["peak", "rest"]
-Flag = Literal["household_traffic", "short_of_cpu", "saturated", "vpn", "filters", "sqm", "data_cap"]
+Flag = Literal[
+    "household_traffic",
+    "short_of_cpu",
+    "queue_limited",
+    "saturated",
+    "captive_portal",
+    "path_changed",
+    "vpn",
+    "filters",
+    "sqm",
+    "data_cap",
+]
 """What makes a pair poorer, said of the pair as a whole: never of one arm."""
 
 
@@ -63,6 +74,19 @@ class Pair:
     second_mbps: float | None = None
     first_failed: bool = False
     second_failed: bool = False
+    first_altered: bool = False
+    second_altered: bool = False
+    """What arrived was changed under way, as reflector or probe says."""
+    design: Design = "sequential"
+    """Concurrent pairs have no rates; the first segment is the one in slot A."""
+    first_delay_ms: float | None = None
+    """Concurrent design: median round-trip time of the slot's echoes while the load ran."""
+    second_delay_ms: float | None = None
+    first_loss: float | None = None
+    """Concurrent design: share of the slot's small packets that were never answered."""
+    second_loss: float | None = None
+    queued: bool | None = None
+    """Concurrent design: whether either slot waited behind the load."""
     lost: bool = False
     """Started, and either its receipt or its measurement is missing, or it was never finished."""
     received: bool = True

@@ -24,6 +24,8 @@ MAX_PAIRS: Final = 512
 """Most pairs in one session."""
 MAX_BINS: Final = 700
 """Most 100 ms bins in one segment (70 s)."""
+MAX_ECHOES: Final = 1200
+"""Most small packets in one segment of a concurrent pair (60 s of 20 a second, 24 s of 50)."""
 MAX_TEXT: Final = 256
 """Longest free text."""
 MAX_NAME: Final = 253

@@ -14,6 +14,7 @@ from probe.wire.codec import HEX_16, HEX_32, KEY_ID, SLUG, bounded, items, text
 from probe.wire.failure import Failure
 from probe.wire.limits import (
     MAX_BINS,
+    MAX_ECHOES,
     MAX_INT,
     MAX_NAME,
     MAX_PACE_MBPS,
@@ -44,6 +45,13 @@ CONTROL_ARMS: Final[dict[Carrier, Arm]] = {
     "datagram": "opaque",
 }
 """What the app is compared with: the same bytes under a neutral name, or bytes that no engine knows."""
+Design = Literal["sequential", "concurrent"]
+"""How a pair's two segments share the time (spec/protocol.md).
+
+sequential: one after the other; the coin says which arm is first, and rates are compared. concurrent: both at once
+through the same queue while a neutral load fills it; the coin says which arm has the first slot, and the echoes of
+small regular packets are compared (delay and loss). A profile has one design, so a cell has one too.
+"""
 Direction = Literal["down", "up"]
 PairKind = Literal["test", "placebo"]
 Access = Literal["fixed", "mobile", "hotspot"]
@@ -115,6 +123,12 @@ class Segment:
     """Over UDP: how many the sender sent within the segment's time, as far as the reflector knows."""
     datagrams_received: Annotated[int | None, bounded(low=0, high=MAX_INT)] = None
     """Over UDP: how many of them arrived."""
+    echo_us: Annotated[tuple[int, ...], items(most=MAX_ECHOES, low=-1, high=60_000_000)] = ()
+    """Concurrent design: round-trip time of each small packet in the order in which they were sent, by the
+    reflector's clock, in microseconds; -1 for one that was never answered."""
+    altered: bool = False
+    """What arrived was not what the arm was bound to send (a rewritten first flight, bytes changed under way), though
+    it did arrive: what `tampering` bets on. A foreign name is `end="mismatch"`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +161,12 @@ class ReceiptPair:
     """SHA-256 of the app arm's first flight as committed before the coin (carriers stream, quic, datagram)."""
     neutral_flight: Annotated[str | None, text(pattern=HEX_32)] = None
     """The same of the control arm."""
+    design: Design = "sequential"
+    """In a concurrent pair the first segment is the one in slot A, and `neutral_first` says that it was neutral."""
+    load_bytes: Annotated[int, bounded(low=0, high=MAX_INT)] = 0
+    """Concurrent design: bytes that the load moved during the pair."""
+    path_changed: bool = False
+    """A data connection of either segment came from another network than the session's control connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +209,7 @@ class Started:
     hotspot: bool = False
     """As declared when the session was opened."""
     carrier: Carrier = "tls"
+    design: Design = "sequential"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +256,8 @@ class MeasuredSegment:
     """Over UDP, direction up."""
     datagrams_received: Annotated[int | None, bounded(low=0, high=MAX_INT)] = None
     """Over UDP, direction down."""
+    altered: bool = False
+    """What arrived was not what the reflector is bound to send: another certificate, bytes that fail their check."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +274,12 @@ class MeasuredPair:
     """Traffic of the rest of the household during both segments together (kb = 1000 bytes)."""
     cpu_limited: bool | None = None
     """The probe was short of CPU in either segment."""
+    queue_limited: bool | None = None
+    """The probe's own buffers or window held either segment back, not the network."""
+    captive: bool | None = None
+    """A captive portal answered before, during or after the pair."""
+    path_changed: bool | None = None
+    """Address, interface or gateway changed during the pair."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,6 +337,19 @@ class PairRecord:
     pace_mbps: Annotated[float, bounded(low=0, high=MAX_PACE_MBPS)]
     segment_s: Annotated[float, bounded(low=MIN_SEGMENT_S, high=MAX_SEGMENT_S)]
     edge: bool | None = None
+    design: Design = "sequential"
+    app_delay_ms: Annotated[float | None, bounded(low=0, high=60_000)] = None
+    """Concurrent design: median round-trip time of the arm's echoes while the load ran."""
+    neutral_delay_ms: Annotated[float | None, bounded(low=0, high=60_000)] = None
+    app_loss: Annotated[float | None, bounded(low=0, high=1)] = None
+    """Concurrent design: share of the arm's small packets that were never answered."""
+    neutral_loss: Annotated[float | None, bounded(low=0, high=1)] = None
+    queued: bool | None = None
+    """Concurrent design: whether either slot waited behind the load; where not, the pair tests nothing."""
+    app_altered: bool = False
+    neutral_altered: bool = False
+    flags: Annotated[tuple[str, ...], items(most=16, pattern=r"[a-z_]{1,32}")] = ()
+    """What makes the pair poorer, said of both its segments together (spec/statistics.md, "Flags")."""
     midpoint: Annotated[float | None, bounded(low=-100, high=100)] = None
     """m, by which this pair's log ratio was corrected for its order: with it anyone recomputes the score."""
 
