@@ -63,7 +63,7 @@ class ScenarioError(ValueError):
     """A scenario file cannot be used; the message names the key by its path."""
 
 
-class _Table:
+class Table:
     """A TOML table that is asked for its keys and afterwards says which ones nobody asked for."""
 
     def __init__(self, value: object, path: str) -> None:
@@ -157,7 +157,7 @@ def load(path: str | Path) -> Scenario:
 
 def from_table(table: Mapping[str, Any]) -> Scenario:
     """A scenario from a parsed TOML document."""
-    top = _Table(table, "")
+    top = Table(table, "")
     name = top.text("name")
     if name is None:
         raise top.refuse("name", "is missing; give the operator a name")
@@ -171,16 +171,16 @@ def from_table(table: Mapping[str, Any]) -> Scenario:
     cross = top.get("cross_traffic")
     scenario = Scenario(
         name=name,
-        link=_link(_Table(top.get("link") or {}, "link")),
-        cross_traffic=None if cross is None else _cross_traffic(_Table(cross, "cross_traffic")),
-        rules=tuple(_rule(_Table(rule, f"rule[{i}]")) for i, rule in enumerate(rules or ())),
-        expect=_expect(_Table(top.get("expect") or {}, "expect")),
+        link=_link(Table(top.get("link") or {}, "link")),
+        cross_traffic=None if cross is None else _cross_traffic(Table(cross, "cross_traffic")),
+        rules=tuple(_rule(Table(rule, f"rule[{i}]")) for i, rule in enumerate(rules or ())),
+        expect=_expect(Table(top.get("expect") or {}, "expect")),
     )
     top.finish()
     return scenario
 
 
-def _link(table: _Table) -> Link:
+def _link(table: Table) -> Link:
     default = Link()
     link = Link(
         down_mbps=table.number("down_mbps", default.down_mbps, 0.01, MAX_MBPS),
@@ -204,14 +204,14 @@ def _link(table: _Table) -> Link:
     return link
 
 
-def _family(table: _Table) -> Family:
+def _family(table: Table) -> Family:
     value = table.get("family")
     if value is not None and (isinstance(value, bool) or value not in (4, 6)):
         raise table.refuse("family", f"must be 4 or 6, not {value!r}")
     return cast("Family", value or 4)
 
 
-def _path_mtu(table: _Table) -> int:
+def _path_mtu(table: Table) -> int:
     """0, or the largest packet that comes through; IPv6 promises 1280 bytes, IPv4 hosts 576 (RFC 8200, 791)."""
     mtu = table.number("path_mtu", 0, 0, 1500)
     least = 1280 if table.get("family") == 6 else 576
@@ -220,7 +220,7 @@ def _path_mtu(table: _Table) -> int:
     return int(mtu)
 
 
-def _cross_traffic(table: _Table) -> CrossTraffic:
+def _cross_traffic(table: Table) -> CrossTraffic:
     pattern = table.text("pattern", PATTERNS)
     if pattern is None:
         raise table.refuse("pattern", f"is missing; choose one of {', '.join(PATTERNS)}")
@@ -235,7 +235,7 @@ def _cross_traffic(table: _Table) -> CrossTraffic:
     return traffic
 
 
-def _rule(table: _Table) -> Rule:
+def _rule(table: Table) -> Rule:
     action = table.text("action")
     if action is None:
         raise table.refuse("action", f"is missing; choose one of {', '.join(ACTIONS)}")
@@ -248,7 +248,7 @@ def _rule(table: _Table) -> Rule:
         if not table.has(key):
             raise table.refuse(key, f"is missing; the action {action} needs it")
     rule = Rule(
-        match=_match(_Table(table.get("match") if table.has("match") else {}, table.path("match"))),
+        match=_match(Table(table.get("match") if table.has("match") else {}, table.path("match"))),
         action=cast("Action", action),
         down_mbps=table.rate("down_mbps"),
         up_mbps=table.rate("up_mbps"),
@@ -273,7 +273,7 @@ def _rule(table: _Table) -> Rule:
 _ALL_KEYS: Final = tuple(sorted({key for keys in _KEYS_OF.values() for key in keys}))
 
 
-def _check_rule(rule: Rule, table: _Table) -> None:
+def _check_rule(rule: Rule, table: Table) -> None:
     """What no single key shows."""
     if rule.action in {"police", "shape"} and rule.down_mbps is None and rule.up_mbps is None:
         raise table.refuse("down_mbps", f"is missing; the action {rule.action} needs down_mbps, up_mbps or both")
@@ -283,7 +283,7 @@ def _check_rule(rule: Rule, table: _Table) -> None:
         raise table.refuse("match.proto", f"the action {rule.action} exists for TCP only")
 
 
-def _answer(table: _Table) -> str:
+def _answer(table: Table) -> str:
     value = table.text("answer")
     if value is None or value in {"nxdomain", "refused"}:
         return value or ""
@@ -293,27 +293,27 @@ def _answer(table: _Table) -> str:
         raise table.refuse("answer", f"must be nxdomain, refused or an IP address, not {value!r}") from error
 
 
-def _header(table: _Table) -> str:
+def _header(table: Table) -> str:
     value = table.text("header") or ""
     if value and not _HEADER.fullmatch(value):
         raise table.refuse("header", f'must read "Name: value", not {value!r}')
     return value
 
 
-def _hours(table: _Table) -> tuple[float, float] | None:
+def _hours(table: Table) -> tuple[float, float] | None:
     value = table.get("hours")
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 2:
         raise table.refuse("hours", f"must be two hours of the day, such as [18, 23], not {value!r}")
-    pair = _Table({"from": value[0], "to": value[1]}, table.path("hours"))
+    pair = Table({"from": value[0], "to": value[1]}, table.path("hours"))
     start, end = pair.number("from", 0, 0, 24), pair.number("to", 0, 0, 24)
     if start == end:
         raise table.refuse("hours", "begin and end at the same time; leave the key out for the whole day")
     return start, end
 
 
-def _match(table: _Table) -> Match:
+def _match(table: Table) -> Match:
     proto, direction = table.text("proto", ("tcp", "udp")), table.text("direction", ("down", "up"))
     match = Match(
         sni=table.texts("sni"),
@@ -332,7 +332,7 @@ def _match(table: _Table) -> Match:
     return match
 
 
-def _ports(table: _Table) -> tuple[tuple[int, int], ...] | None:
+def _ports(table: Table) -> tuple[tuple[int, int], ...] | None:
     """A port, a range "6881-6889", or an array of both."""
     value = table.get("port")
     if value is None:
@@ -350,7 +350,7 @@ def _ports(table: _Table) -> tuple[tuple[int, int], ...] | None:
     return tuple(ranges)
 
 
-def _expect(table: _Table) -> frozenset[tuple[str, str]]:
+def _expect(table: Table) -> frozenset[tuple[str, str]]:
     effects = table.get("effects")
     if effects is not None and not isinstance(effects, list):
         raise table.refuse("effects", 'must be an array such as ["youtube:slowing"]')
