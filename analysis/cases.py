@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: EUPL-1.2
-"""Which cells are open cases, and the life of a case: onset, support, end.
+"""Which cells are open cases, and the life of a case: onset, support, alert, end.
 
 Selection is weighted e-BH over all hypotheses that ever get data (Wang and Ramdas, "False discovery rate control
 with e-values", 2022): with weights γ that sum to at most 1 and were settled before the data, at most a share α of
-the open list is false in expectation, at any time one looks and whatever depends on what.
-Spec: spec/statistics.md, section "Cases".
+the open list is false in expectation, at any time one looks and whatever depends on what. A case that was closed
+leaves the list for good; `analysis.episodes` tells how the same hypothesis may become another case.
+Spec: spec/statistics.md, sections "Cases", "Episodes" and "Alerts".
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from analysis.episodes import Episode, after
 from analysis.evidence import end_evidence, start_terms
 from analysis.gates import strength
 from analysis.networks import grouped
@@ -25,7 +27,8 @@ from analysis.rules import RULES, Rules
 from probe.wire.records import Effect
 
 Status = Literal["open", "ended", "withdrawn", "corrected"]
-EventKind = Literal["opened", "no_longer_supported", "supported_again", "ended"]
+EventKind = Literal["opened", "alerted", "no_longer_supported", "supported_again", "ended"]
+"""`alerted`: the event is told to whoever asked to be woken; its ending is the only other thing they are told."""
 Key = tuple[CellKey, Effect]
 
 
@@ -104,6 +107,17 @@ class Case:
     witnesses: tuple[str, ...]
     """The probes that showed the effect when it was opened: its end is looked for at them."""
     history: tuple[Event, ...]
+    closed_day: int | None = None
+    """The day on which it ended, was withdrawn or corrected: from the next one on a new case may be found."""
+    episode: int = 1
+    """Which of the hypothesis' cases it is."""
+    retrospective: bool = False
+    """It was opened by data that are older than the rule which judged them."""
+
+    @property
+    def alerted(self) -> bool:
+        """Whether anybody was alerted to it."""
+        return any(event.kind == "alerted" for event in self.history)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +129,17 @@ class Finding:
     witnesses: tuple[str, ...]
     log_end: float = 0.0
     """From `end_strength` with the case's own witnesses and opening day; 0 for a case not yet open."""
+    episode: Episode = field(default_factory=Episode)
+    """The episode whose evidence this is (`episode_of`)."""
+    alarm: bool = False
+    """Whether the detector of `analysis.alerts` has reached its threshold."""
+    retrospective: bool = False
+    """Whether some of the data are older than the rule."""
+
+
+def episode_of(cases: Iterable[Case]) -> Episode:
+    """The episode in which a hypothesis with these cases stands: that of its open case, else the next one."""
+    return after([case.closed_day or case.opened_day for case in cases if case.status != "open"])
 
 
 def case_id(cell: CellKey, effect: Effect, opened_ms: int) -> str:
@@ -132,10 +157,10 @@ def update_cases(
     inputs: str,
     rules: Rules = RULES,
 ) -> list[Case]:
-    """Apply one judging: open, mark as no longer supported or supported again, end. Nothing is rewritten.
+    """Apply one judging: open, alert, mark as no longer supported or supported again, end. Nothing is rewritten.
 
-    A case that was withdrawn, corrected or has ended is left alone; the hypothesis may become a new case only
-    through evidence of its own, which is the caller's to collect from the end on. `today` is in the operator's
+    A case that was withdrawn, corrected or has ended is left alone; the hypothesis becomes a new case only by a
+    finding of a later episode, that is with evidence of the days after the closing. `today` is in the operator's
     local time, like `onset_day`.
     """
 
@@ -143,35 +168,51 @@ def update_cases(
         return Event(at_ms=now_ms, kind=kind, rule=rules.name, inputs=inputs)
 
     updated = []
-    seen: set[Key] = set()
+    known: dict[Key, list[Case]] = {}
     for case in cases:
-        seen.add((case.cell, case.effect))
+        known.setdefault((case.cell, case.effect), []).append(case)
         finding = findings.get((case.cell, case.effect))
-        updated.append(case if finding is None else _progress(case, finding, event, rules))
-    for (cell, effect), finding in findings.items():
-        if finding.supported and (cell, effect) not in seen:
-            updated.append(
-                Case(
-                    id=case_id(cell, effect, now_ms),
-                    cell=cell,
-                    effect=effect,
-                    status="open",
-                    supported=True,
-                    onset_day=finding.onset_day,
-                    opened_day=today,
-                    witnesses=finding.witnesses,
-                    history=(event("opened"),),
-                )
-            )
+        updated.append(case if finding is None else _progress(case, finding, event, today, rules))
+    for key, finding in findings.items():
+        before = known.get(key, [])
+        if not finding.supported or any(case.status == "open" for case in before):
+            continue
+        if finding.episode == episode_of(before):
+            updated.append(_opened(key, finding, event, now_ms, today))
     return updated
 
 
-def _progress(case: Case, finding: Finding, event: Callable[[EventKind], Event], rules: Rules) -> Case:
+def _opened(key: Key, finding: Finding, event: Callable[[EventKind], Event], now_ms: int, today: int) -> Case:
+    cell, effect = key
+    case = Case(
+        id=case_id(cell, effect, now_ms),
+        cell=cell,
+        effect=effect,
+        status="open",
+        supported=True,
+        onset_day=finding.onset_day,
+        opened_day=today,
+        witnesses=finding.witnesses,
+        history=(event("opened"),),
+        episode=finding.episode.number,
+        retrospective=finding.retrospective,
+    )
+    return _alerted(case, finding, event)
+
+
+def _alerted(case: Case, finding: Finding, event: Callable[[EventKind], Event]) -> Case:
+    """Alert once, while the case is open and supported: whatever it does afterwards is no new event."""
+    if not finding.alarm or not case.supported or case.alerted:
+        return case
+    return replace(case, history=(*case.history, event("alerted")))
+
+
+def _progress(case: Case, finding: Finding, event: Callable[[EventKind], Event], today: int, rules: Rules) -> Case:
     if case.status != "open":
         return case
     if finding.log_end >= math.log(rules.end_evidence):
-        return replace(case, status="ended", history=(*case.history, event("ended")))
-    if finding.supported == case.supported:
-        return case
-    kind: EventKind = "supported_again" if finding.supported else "no_longer_supported"
-    return replace(case, supported=finding.supported, history=(*case.history, event(kind)))
+        return replace(case, status="ended", closed_day=today, history=(*case.history, event("ended")))
+    if finding.supported != case.supported:
+        kind: EventKind = "supported_again" if finding.supported else "no_longer_supported"
+        case = replace(case, supported=finding.supported, history=(*case.history, event(kind)))
+    return _alerted(case, finding, event)
