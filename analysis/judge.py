@@ -16,7 +16,7 @@ from analysis.gates import Setting
 from analysis.pairs import CellKey, OrderHistory, Pair, Scored, in_order, score
 from analysis.plan import DEFAULT_PLAN, HypothesisPlan
 from analysis.probes import ProbeState, Standing, summarise
-from analysis.rules import EFFECTS, RULES, Rules
+from analysis.rules import RULES, Rules
 from analysis.verdict import CellVerdict, decide
 from probe.wire.records import Access, Direction, PairKind
 
@@ -80,6 +80,13 @@ class Ledger:
         if not states[pair.probe].counts.pairs:
             del states[pair.probe]
 
+    def adopt(self, cell: CellKey, kind: PairKind, probe: str, *, state: ProbeState, first_ms: int) -> None:
+        """Take over what was counted elsewhere of a probe that is not here: its pairs are not known one by one."""
+        if probe in self._states.setdefault((cell, kind), {}):
+            raise ValueError("a probe that has pairs here cannot be adopted")
+        self._states[cell, kind][probe] = state
+        self._first[cell] = min(self._first.get(cell, first_ms), first_ms)
+
     def cells(self) -> list[CellKey]:
         """Cells with test pairs, in a fixed order."""
         return sorted((c for (c, kind), s in self._states.items() if kind == "test" and s), key=lambda c: c.order)
@@ -121,7 +128,7 @@ class Ledger:
             for probe, state in self.states(cell).items():
                 who = known.get(probe, Enrolment())
                 probes.append(summarise(probe, state, vetted=who.vetted, standing=who.standing, rules=self.rules))
-            found += [assess(cell, effect, probes, setting, rules=self.rules) for effect in EFFECTS]
+            found += [assess(cell, effect, probes, setting, rules=self.rules) for effect in self.rules.effects]
         return found
 
     def _placebo(self) -> dict[tuple[str, int | None, Direction, Access], list[ProbeState]]:
