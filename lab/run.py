@@ -43,6 +43,8 @@ class Plan:
     direction: str = "down"
     driver: str | None = None
     now: datetime | None = None
+    pace_mbps: float | None = None
+    """None: the probe calibrates."""
 
     def hour_for(self, scenario: Scenario) -> float:
         """The emulated local time of day (0 to 24) at which a run begins.
@@ -155,7 +157,7 @@ def run_one(scenario: Scenario, plan: Plan, driver: DriverName) -> Outcome:
         say(f"  emulated local time {int(hour):02}:{int(hour % 1 * 60):02} (--now changes it)")
     with Stage([scenario], driver=driver, subscribers=plan.probes, day_s=hour * 3600) as stage:
         stage.start_reflector()
-        outs = _measure(stage, plan, apps)
+        outs = measure(stage, plan, apps)
         cells = verdict(outs + stage.records)
         void = stage.void_reason()
         notes = stage.notes
@@ -177,11 +179,12 @@ def accused(cells: Sequence[dict[str, Any]]) -> list[str]:
     return sorted({f"{cell['app']}:{cell['effect']}" for cell in cells if cell["state"] == "corroborated"})
 
 
-def _measure(stage: Stage, plan: Plan, apps: Sequence[str]) -> list[Path]:
-    """Run all probes at once; returns the files of their records."""
+def measure(stage: Stage, plan: Plan, apps: Sequence[str]) -> list[Path]:
+    """Run all of the first operator's probes at once; returns the files of their records."""
     arguments = ["differential", *(word for app in apps for word in ("--app", app))]
     arguments += ["--pairs", str(plan.pairs), "--segment-s", str(plan.segment_s), "--direction", plan.direction]
     arguments += ["--progress", "json"]
+    arguments += ["--pace-mbps", str(plan.pace_mbps)] if plan.pace_mbps is not None else []
     outs, logs, running = [], [], []
     for subscriber in stage.operators[0].subscribers:
         outs.append(stage.directory / f"out-{subscriber.index}.jsonl")

@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from datetime import datetime
+from pathlib import Path
 
 _EXAMPLES = """\
 examples:
@@ -43,6 +44,39 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run_parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     run_parser.set_defaults(func=run)
     _register_nulls(actions)
+    _register_accuracy(actions)
+
+
+def _register_accuracy(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "the accuracy study: how often the verdict is right about operators whose truth is known"
+    study = actions.add_parser(
+        "accuracy",
+        help=text,
+        description=text[0].upper() + text[1:] + ". Rows are data (spec/accuracy.md); each one's result is written to "
+        "docs/accuracy/rows as soon as it is done, and a row whose result is still true is not played again.",
+        epilog="Exit codes: 0 all as expected, 1 something differs, 2 usage, 3 could not run.",
+    )
+    study.add_argument("--rows", metavar="GLOB", action="append", default=[], help="only these rows; may be repeated")
+    study.add_argument("--list", action="store_true", help="show the rows and what is known of each; plays nothing")
+    study.add_argument("--repeat", metavar="N", type=_repeats, help="repeats in virtual time (default: the row's)")
+    study.add_argument("--tier", choices=("virtual", "real", "both"), default="both", help="(both)")
+    study.add_argument("--driver", choices=("tun", "veth"), help="for real sockets (default: the first that works)")
+    study.add_argument("--fresh", action="store_true", help="play rows again whose result is still true")
+    study.add_argument("--limit-minutes", metavar="M", type=float, help="begin no further row after so long")
+    study.add_argument("--workers", metavar="N", type=_count, help="processes (default: one a processor)")
+    study.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("docs/accuracy"), help="where results are kept (docs/accuracy)"
+    )
+    study.add_argument("--report", action="store_true", help="play nothing; write the report from the results kept")
+    study.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    study.set_defaults(func=run_accuracy)
+
+
+def _repeats(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 100_000:
+        raise argparse.ArgumentTypeError("must lie between 1 and 100000")
+    return number
 
 
 def _register_nulls(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -144,3 +178,37 @@ def run_nulls(args: argparse.Namespace) -> int:
     if found.wrong and found.void_reason:
         raise CannotRun(f"this machine was too busy for a verdict ({found.void_reason}); try again when it is idle")
     return 1 if found.wrong else 0
+
+
+def run_accuracy(args: argparse.Namespace) -> int:
+    """The accuracy study; 0 when every row played or kept is as its file says."""
+    from evenlane.extras import CannotRun, load
+
+    study = load("lab.accuracy.study", extra="lab")
+    from lab.accuracy import overview, reading
+    from lab.drivers import NoDriver
+    from lab.scenario import ScenarioError
+    from lab.stage import StageError
+
+    try:
+        rows = reading.load_all(args.rows)
+    except ScenarioError as error:
+        print(f"evenlane: {error}", file=sys.stderr)
+        return 2
+    if args.report:
+        report = load("lab.accuracy.report", extra="report")
+        written = report.write(rows, args.out)
+        print(json.dumps(written, allow_nan=False) if args.json else report.summary(written))
+        return 0 if written["ok"] else 1
+    if args.list:
+        shown = overview.of(rows, args.out)
+    else:
+        options = {"repeat": args.repeat, "tier": args.tier, "fresh": args.fresh, "limit_minutes": args.limit_minutes}
+        options |= {"driver": args.driver, "directory": args.out}
+        plan = study.Plan(**options, **({"workers": args.workers} if args.workers else {}))
+        try:
+            shown = overview.of_outcomes(study.run(rows, plan, study.stderr), len(rows))
+        except (NoDriver, StageError) as error:
+            raise CannotRun(str(error)) from error
+    print(json.dumps(shown, allow_nan=False) if args.json else overview.table(shown))
+    return 0 if shown["ok"] else 1
