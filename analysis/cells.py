@@ -15,8 +15,8 @@ from analysis.effect import UNKNOWN, Interval, interval, pooled
 from analysis.gates import Prevalence, Reason, Setting, Strength, View, failed_gates, strength
 from analysis.networks import grouped
 from analysis.pairs import CellKey
-from analysis.probes import POOR, ProbeState, ProbeSummary, summarise
-from analysis.rules import EFFECTS, RULES, Rules, State
+from analysis.probes import POOR, QUEUED, ProbeState, ProbeSummary, summarise
+from analysis.rules import RULES, Rules, State
 from probe.wire.records import Effect
 
 
@@ -111,7 +111,7 @@ def assess_cell(
 ) -> list[Assessment]:
     """Judge all effects of a cell from its probes' states, where nothing is known of enrolment."""
     probes = [summarise(probe, state, rules=rules) for probe, state in states.items()]
-    return [assess(cell, effect, probes, setting, rules=rules) for effect in EFFECTS]
+    return [assess(cell, effect, probes, setting, rules=rules) for effect in rules.effects]
 
 
 def _base_state(view: View, rules: Rules) -> tuple[State, tuple[Reason, ...]]:
@@ -122,8 +122,8 @@ def _base_state(view: View, rules: Rules) -> tuple[State, tuple[Reason, ...]]:
     if view.strength.whole >= threshold:
         return "indication", ()
     pairs = view.total("pairs")
-    if pairs and view.effect != "blocking" and not view.total("rated"):
-        return "not_testable", ("no_rates",)
+    if pairs and view.effect in {"slowing", "prioritising"} and not view.total("rated") + view.total(QUEUED):
+        return "not_testable", ("not_queued" if view.total("concurrent") else "no_rates",)
     if pairs and view.total("void") == pairs:
         return "not_testable", ("both_segments_fail",)
     busy = 2 * view.total(POOR) > pairs

@@ -149,8 +149,12 @@ def _wins_needed(size: int, lost: int, rules: Rules) -> int | None:
 
 def is_clear(sample: Sample, *, slower: bool, rules: Rules = RULES) -> bool:
     """Whether the confidence sequence lies on the even side of a material slowdown (or speed-up)."""
+    return is_within(sample, -math.log1p(-rules.material_slowdown), slower=slower, rules=rules)
+
+
+def is_within(sample: Sample, limit: float, *, slower: bool, rules: Rules = RULES) -> bool:
+    """Whether the confidence sequence lies below `limit` (above -`limit`, where the app may be favoured)."""
     found = interval(sample, rules)
-    limit = -math.log1p(-rules.material_slowdown)
     return found.high < limit if slower else found.low > -limit
 
 

@@ -23,6 +23,7 @@ Reason = Literal[
     "fewer_than_3_probes",
     "few_pairs",
     "no_rates",
+    "not_queued",
     "both_segments_fail",
     "busy_lines",
     "leave_two_out",

@@ -115,6 +115,26 @@ class Pair:
         """Both segments failed: it says nothing about either arm."""
         return self.first_failed and self.second_failed
 
+    @property
+    def touched(self) -> bool:
+        """What arrived of either arm was changed under way."""
+        return self.first_altered or self.second_altered
+
+    def queue_differences(self, rules: Rules = RULES) -> tuple[float | None, float | None]:
+        """Second minus first delay (ms, clipped) and loss (share), of a concurrent pair that met a queue.
+
+        None where a slot failed, where neither was queued (the pair tests nothing), or where one has no figure.
+        """
+        if self.design != "concurrent" or not self.queued or self.first_failed or self.second_failed:
+            return None, None
+        delay, loss = None, None
+        if self.first_delay_ms is not None and self.second_delay_ms is not None:
+            clip = rules.delay_clip_ms
+            delay = max(-clip, min(clip, self.second_delay_ms - self.first_delay_ms))
+        if self.first_loss is not None and self.second_loss is not None:
+            loss = self.second_loss - self.first_loss
+        return delay, loss
+
     def log_ratio(self, rules: Rules = RULES) -> float | None:
         """d = log(first rate / second rate), clipped; None where a segment failed or neither moved a byte."""
         if self.first_failed or self.second_failed:
@@ -157,6 +177,16 @@ class Scored:
     """+1 the app failed and the neutral arm did not, -1 the reverse."""
     lost: bool
     void: bool
+    design: Design = "sequential"
+    """A lost pair loses the bets of its own design."""
+    delay_ms: float | None = None
+    """o·(second delay - first delay): positive when the app waited longer. None where it bets nothing on delay."""
+    loss: float | None = None
+    """o·(second loss - first loss): positive when the app lost more."""
+    altered: Literal[-1, 0, 1] = 0
+    """+1 only what the app arm sent was changed under way, -1 only the neutral arm's."""
+    touched: bool = False
+    """Something was changed under way, in either arm: it says nothing of blocking then."""
 
 
 @dataclass(slots=True)
@@ -207,24 +237,31 @@ def score(
     ratio = pair.log_ratio(rules)
     m = history.midpoint(pair) if midpoint is None else midpoint
     lost = pair.lost or pair.neutral_first is None
-    y = None
-    failure: Literal[-1, 0, 1] = 0
-    if not lost:
-        if ratio is not None:
-            y = (ratio - m) if pair.neutral_first else (m - ratio)
-        if pair.first_failed != pair.second_failed:
-            # The app ran second where the neutral arm was first.
-            failure = 1 if pair.second_failed == pair.neutral_first else -1
+    # The app ran second (had slot B) where the neutral arm was first.
+    sign = 1 if pair.neutral_first else -1
+    touched = pair.touched and "tampering" in rules.effects
+    delay, loss = (None, None) if lost or not rules.concurrent else pair.queue_differences(rules)
     return Scored(
         day=day,
         stratum=stratum,
         ratio=ratio,
         midpoint=m,
-        y=y,
-        failure=failure,
+        y=None if lost or ratio is None else sign * (ratio - m),
+        failure=0 if lost or touched else _signed(pair.second_failed - pair.first_failed, sign),
         lost=lost,
         void=pair.void and not lost,
+        design=pair.design,
+        delay_ms=None if delay is None else sign * delay,
+        loss=None if loss is None else sign * loss,
+        altered=0 if lost or not touched else _signed(pair.second_altered - pair.first_altered, sign),
+        touched=touched and not lost,
     )
+
+
+def _signed(difference: int, sign: int) -> Literal[-1, 0, 1]:
+    """Which arm alone it was: +1 the app, given what the second segment has more than the first."""
+    product = difference * sign
+    return 1 if product > 0 else -1 if product < 0 else 0
 
 
 def local_slot(started_ms: int, zone: tzinfo = UTC, rules: Rules = RULES) -> tuple[int, Stratum]:

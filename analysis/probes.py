@@ -11,13 +11,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from analysis.effect import Interval, Sample, interval, is_clear, is_clear_of_blocking
-from analysis.evidence import ProbeCounts, probe_evidence
+from analysis.effect import Interval, Sample, interval, is_clear, is_clear_of_blocking, is_within
+from analysis.evidence import END_TEST, ProbeCounts, probe_evidence
 from analysis.logs import log_mean
-from analysis.pairs import Pair, Scored
-from analysis.rules import EFFECTS, RULES, Rules
+from analysis.pairs import Flag, Pair, Scored
+from analysis.rules import RULES, Rules
 from probe.wire.records import Effect
 
 Standing = Literal["hash", "own", "shared"]
@@ -25,8 +25,15 @@ Standing = Literal["hash", "own", "shared"]
 its own where it is enrolled by token, else as one shared with all others there."""
 POOR = "poor"
 """Tally of pairs during which the household, the probe or the reflector was busy: said of both segments."""
-_NOT_AT_EDGE = frozenset({"vpn", "filters", "sqm", "data_cap"})
+QUEUED = "queued"
+"""Tally of concurrent pairs that met a queue, so that delay and loss could be compared."""
+NOT_AT_EDGE: Final[tuple[Flag, ...]] = ("vpn", "filters", "sqm", "data_cap")
+"""What the household itself does to its traffic."""
+_NOT_AT_EDGE = frozenset(NOT_AT_EDGE)
 _POOR = frozenset({"household_traffic", "short_of_cpu", "saturated"})
+_POOR_NOW = _POOR | {"queue_limited"}
+DELAY_UNIT_MS: Final = 100.0
+"""Delays are kept in steps of a thousandth of this: 0.1 ms."""
 
 
 @dataclass(slots=True)
@@ -35,8 +42,14 @@ class ProbeState:
 
     counts: ProbeCounts = field(default_factory=ProbeCounts)
     sample: Sample = field(default_factory=Sample)
+    """y of rates."""
+    delays: Sample = field(default_factory=Sample)
+    """y of delays, in units of DELAY_UNIT_MS."""
+    losses: Sample = field(default_factory=Sample)
+    """y of losses, as shares."""
     tally: Counter[str] = field(default_factory=Counter)
-    """Integers by name: pairs, lost, void, failed (of one arm), rated, edge, inside, poor, unreceived."""
+    """Integers by name: pairs, lost, void, failed (of one arm), rated, edge, inside, poor, unreceived, concurrent,
+    queued, and one for each flag."""
     networks: Counter[str] = field(default_factory=Counter)
     tariffs: Counter[str] = field(default_factory=Counter)
     paces: Counter[str] = field(default_factory=Counter)
@@ -45,22 +58,28 @@ class ProbeState:
     def add(self, pair: Pair, scored: Scored, rules: Rules = RULES) -> None:
         """Count one scored pair. O(1)."""
         self.counts.add(scored, rules)
-        self._change(pair, scored, 1)
+        self._change(pair, scored, 1, rules)
 
     def remove(self, pair: Pair, scored: Scored, rules: Rules = RULES) -> None:
         """Take back a pair exactly as it was added."""
         self.counts.remove(scored, rules)
-        self._change(pair, scored, -1)
+        self._change(pair, scored, -1, rules)
 
-    def _change(self, pair: Pair, scored: Scored, by: int) -> None:
-        self.sample.add(scored.y, lost=scored.lost, times=by)
-        for name in _tallies(pair, scored):
+    def _change(self, pair: Pair, scored: Scored, by: int, rules: Rules) -> None:
+        if scored.design == "sequential" or not rules.concurrent:
+            self.sample.add(scored.y, lost=scored.lost, times=by)
+        else:
+            delay = None if scored.delay_ms is None else scored.delay_ms / DELAY_UNIT_MS
+            self.delays.add(delay, lost=scored.lost, times=by)
+            self.losses.add(scored.loss, lost=scored.lost, times=by)
+        for name in _tallies(pair, scored, rules):
             _bump(self.tally, name, by)
         if pair.network is not None:
             _bump(self.networks, pair.network, by)
         if pair.tariff is not None:
             _bump(self.tariffs, pair.tariff, by)
-        achieved = pair.achieved_mbps()
+        # A concurrent pair compares small packets: what its load reached says nothing of a throttle.
+        achieved = pair.achieved_mbps() if pair.design == "sequential" else None
         if not scored.lost and achieved is not None:
             _bump(self.paces, f"{round(achieved * 100)}:{round(pair.segment_s * 1000)}", by)
 
@@ -69,6 +88,8 @@ class ProbeState:
         return {
             "counts": self.counts.to_dict(),
             "sample": self.sample.to_dict(),
+            "delays": self.delays.to_dict(),
+            "losses": self.losses.to_dict(),
             "tally": dict(self.tally),
             "networks": dict(self.networks),
             "tariffs": dict(self.tariffs),
@@ -77,10 +98,12 @@ class ProbeState:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> ProbeState:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`. What version 1 stored has no delays and losses."""
         return cls(
             counts=ProbeCounts.from_dict(stored["counts"]),
             sample=Sample.from_dict(stored["sample"]),
+            delays=Sample.from_dict(stored["delays"]) if "delays" in stored else Sample(),
+            losses=Sample.from_dict(stored["losses"]) if "losses" in stored else Sample(),
             tally=Counter(stored["tally"]),
             networks=Counter(stored["networks"]),
             tariffs=Counter(stored["tariffs"]),
@@ -94,7 +117,7 @@ def _bump(counter: Counter[str], name: str, by: int) -> None:
         del counter[name]
 
 
-def _tallies(pair: Pair, scored: Scored) -> list[str]:
+def _tallies(pair: Pair, scored: Scored, rules: Rules) -> list[str]:
     """Which tallies a pair enters. All are the same for a pair and its swapped twin."""
     if scored.lost:
         return ["lost"]
@@ -110,8 +133,16 @@ def _tallies(pair: Pair, scored: Scored) -> list[str]:
     if pair.edge is not None:
         # A tunnel, a filter or a shaper of the household's own is not the operator: no witness at the edge.
         names.append("edge" if pair.edge and not pair.flags & _NOT_AT_EDGE else "inside")
-    if pair.flags & _POOR:
+    if pair.flags & (_POOR_NOW if rules.witness_gates else _POOR):
         names.append(POOR)
+    if rules.concurrent and pair.design == "concurrent":
+        names.append("concurrent")
+        if scored.delay_ms is not None or scored.loss is not None:
+            names.append(QUEUED)
+    if rules.witness_gates:
+        names += pair.flags
+        if scored.touched:
+            names.append("touched")
     return names
 
 
@@ -122,6 +153,7 @@ class ProbeSummary:
     probe: str
     log_e: Mapping[Effect, float]
     interval: Interval
+    """Of y of rates."""
     clear: Mapping[Effect, bool]
     state: ProbeState
     networks: frozenset[str]
@@ -131,7 +163,11 @@ class ProbeSummary:
 
     def slowed(self, effect: Effect, rules: Rules = RULES) -> bool:
         """Whether its own evidence reaches the threshold."""
-        return self.log_e[effect] >= math.log(rules.indication)
+        return self.log_e.get(effect, 0.0) >= math.log(rules.indication)
+
+    def mostly(self, flag: Flag, rules: Rules = RULES) -> bool:
+        """Whether more than the share `most_flagged_share` of its pairs have this flag. Label-blind, as flags are."""
+        return self.state.tally[flag] > rules.most_flagged_share * self.state.tally["pairs"]
 
     @property
     def at_edge(self) -> bool:
@@ -148,17 +184,11 @@ def summarise(
     probe: str, state: ProbeState, *, vetted: bool = False, standing: Standing = "hash", rules: Rules = RULES
 ) -> ProbeSummary:
     """Read a state. O(days) and O(distinct y); worth keeping until the state changes."""
-    failed_alone = state.counts.totals("blocking.end")[1]
-    failed_not = state.counts.totals("blocking.end")[0]
     return ProbeSummary(
         probe=probe,
-        log_e={effect: probe_evidence(state.counts, effect, rules) for effect in EFFECTS},
+        log_e={effect: probe_evidence(state.counts, effect, rules) for effect in rules.effects},
         interval=interval(state.sample, rules),
-        clear={
-            "slowing": is_clear(state.sample, slower=True, rules=rules),
-            "prioritising": is_clear(state.sample, slower=False, rules=rules),
-            "blocking": is_clear_of_blocking(failed_alone, failed_not, rules),
-        },
+        clear={effect: _is_clear(state, effect, rules) for effect in rules.effects},
         state=state,
         networks=frozenset(state.networks),
         vetted=vetted,
@@ -166,9 +196,25 @@ def summarise(
     )
 
 
+def _is_clear(state: ProbeState, effect: Effect, rules: Rules) -> bool:
+    """Whether a material effect is refuted, in each measure of which the probe has pairs (in rates if in none)."""
+    if effect in {"blocking", "tampering"}:
+        alone, others = state.counts.totals(END_TEST[effect])[::-1]
+        return is_clear_of_blocking(alone, others, rules)
+    slower = effect == "slowing"
+    if not state.delays.size and not state.losses.size:
+        return is_clear(state.sample, slower=slower, rules=rules)
+    limits = (
+        (state.delays, rules.delay_threshold_ms / DELAY_UNIT_MS),
+        (state.losses, rules.loss_threshold),
+        *(((state.sample, -math.log1p(-rules.material_slowdown)),) if state.sample.size else ()),
+    )
+    return all(is_within(sample, limit, slower=slower, rules=rules) for sample, limit in limits)
+
+
 def placebo_evidence(states: Iterable[ProbeState], rules: Rules = RULES) -> list[float]:
     """log E of each probe that two neutral names are treated differently, either way round.
 
     Its mean of the effects' evidence is an e-process too; an alarm says that the neutral names are not neutral.
     """
-    return [log_mean([probe_evidence(state.counts, effect, rules) for effect in EFFECTS]) for state in states]
+    return [log_mean([probe_evidence(state.counts, effect, rules) for effect in rules.effects]) for state in states]

@@ -12,8 +12,8 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
 from probe.wire.records import Effect
 
@@ -37,16 +37,31 @@ STATE_CODES: Final[dict[State, int]] = {
 }
 """Integer codes for time series: higher is a stronger claim."""
 
-EFFECTS: Final[tuple[Effect, ...]] = ("slowing", "blocking", "prioritising")
-"""The effects that pairs of rates and failures can show; `tampering` has evidence of its own kind."""
+EFFECTS: Final[tuple[Effect, ...]] = ("slowing", "blocking", "prioritising", "tampering")
+"""Every effect that pairs can show. A rule looks for those it names in `Rules.effects`."""
+
+
+def _since(version: int, default: Any) -> Any:
+    """A field that earlier versions of the rule did not have: it is no part of their digests."""
+    return field(default=default, metadata={"since": version})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """Every number a verdict depends on. A new value is a new version. Logarithms are natural."""
+    """Every number a verdict depends on. A new value is a new version. Logarithms are natural.
+
+    A field added later is part of the digest of the versions that have it alone (`_since`), so that the name under
+    which an old verdict was given stays what it was.
+    """
 
     id: str = "evenlane-pairs"
-    version: int = 1
+    version: int = 2
+    published: str = _since(2, "2026-11-22")
+    """Date (ISO 8601) from which on its guarantee holds: what it says of older pairs is retrospective."""
+    effects: tuple[Effect, ...] = _since(2, EFFECTS)
+    """What it looks for."""
+    concurrent: bool = _since(2, True)
+    """Whether delay and loss of concurrent pairs are evidence."""
 
     clip: float = math.log(100)
     """A pair's log ratio is clipped here: beyond it the size is not measured."""
@@ -84,9 +99,27 @@ class Rules:
     """A throttle at this share of the pace (30 % slower) is taken as the largest rate that is still seen."""
     end_evidence: float = 20.0
 
+    delay_threshold_ms: float = _since(2, 10.0)
+    """A pair bets on delay if the arms' medians differ by so much; also what counts as material, and as queued."""
+    delay_shift_ms: float = _since(2, 5.0)
+    """A difference in delay up to this is immaterial: it cannot grow evidence."""
+    delay_material_threshold_ms: float = _since(2, 5.0)
+    delay_clip_ms: float = _since(2, 1000.0)
+    """A pair's difference in delay is clipped here: beyond it the size is not measured."""
+    loss_threshold: float = _since(2, 0.02)
+    """The same three of the share of small packets that were never answered."""
+    loss_shift: float = _since(2, 0.01)
+    loss_material_threshold: float = _since(2, 0.01)
+    witness_gates: bool = _since(2, True)
+    """Whether captive portals, changed paths and a saturated reflector disqualify probes as witnesses."""
+    most_flagged_share: float = _since(2, 0.5)
+    """A probe with a flag on more than this share of its pairs is no witness for what the flag disqualifies."""
+
     def digest(self) -> str:
         """SHA-256 (hex) of the rule's canonical JSON."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        known = {f.name for f in dataclasses.fields(self) if f.metadata.get("since", 1) <= self.version}
+        values = {name: value for name, value in dataclasses.asdict(self).items() if name in known}
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -96,6 +129,11 @@ class Rules:
 
 
 RULES: Final = Rules()
+"""The rule in force: version 2."""
+VERSION_1: Final = Rules(
+    version=1, effects=("slowing", "blocking", "prioritising"), concurrent=False, witness_gates=False
+)
+"""The rule before it, to the digit: rates and failures of sequential pairs alone."""
 
 
 def digest_of_inputs(digests: Iterable[str]) -> str:

@@ -137,6 +137,7 @@ _EXPLAINED: Final[Mapping[Reason, str]] = {
     "fewer_than_3_probes": "fewer than three probes took part",
     "few_pairs": "too few pairs so far",
     "no_rates": "in no pair did both segments get through, so rates cannot be compared",
+    "not_queued": "in no pair did a queue build up, so delay and loss under load cannot be compared",
     "both_segments_fail": "both segments failed in every pair",
     "busy_lines": "the line, the probe or the reflector was busy in most pairs",
     "leave_two_out": "without the two strongest networks too little evidence remains",
@@ -164,6 +165,7 @@ _CLAIM: Final = {
     "slowing": "slower than the same traffic under a neutral name",
     "blocking": "failing where the same traffic under a neutral name gets through",
     "prioritising": "faster than the same traffic under a neutral name",
+    "tampering": "changed under way where the same traffic under a neutral name is not",
 }
 
 

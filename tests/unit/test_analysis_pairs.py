@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.evidence import ProbeCounts, outcomes, probe_evidence
+from analysis.evidence import TESTS, ProbeCounts, outcomes, probe_evidence
 from analysis.judge import Ledger
 from analysis.pairs import OrderHistory, Pair, local_slot, score
 from analysis.probes import ProbeState
@@ -97,7 +97,10 @@ def test_failure_bets_on_blocking_alone(neutral_first, first_fails, second_fails
 
 def test_a_lost_pair_loses_every_bet_whatever_its_rates():
     for lost in (pair(lost=True), pair(neutral_first=None, lost=True), pair(neutral_first=None)):
-        assert set(outcomes(score(OrderHistory(), lost))) == {-1}
+        bets = dict(zip(TESTS, outcomes(score(OrderHistory(), lost)), strict=True))
+        queue = {test for test in TESTS if ".delay." in test or ".loss." in test}
+        assert {test for test, s in bets.items() if s == -1} == set(TESTS) - queue
+        assert {bets[test] for test in queue} == {0}
 
 
 def test_midpoint_takes_the_order_effect_out():
