@@ -258,6 +258,9 @@ class FlowFacts:
     payload: str | None = None
     established: bool = False
     complete: bool = False
+    split: bool | None = None
+    """Whether the ClientHello (or what else told the class) came in more than one packet; None: not known yet."""
+    _pieces: int = 0
     _stream: bytearray = field(default_factory=bytearray)
     _next: int | None = None
     _pending: dict[int, bytes] = field(default_factory=dict)
@@ -291,6 +294,7 @@ class FlowFacts:
                     continue
                 piece = self._pending.pop(sequence)[(self._next - sequence) & _SEQ_MASK :]
                 if piece:
+                    self._pieces += 1
                     self._stream += piece
                     self._next = (self._next + len(piece)) & _SEQ_MASK
                     grew = moved = True
@@ -313,7 +317,7 @@ class FlowFacts:
                 self._finish()
         except ValueError:
             self._finish()
-        return before != (self.payload, self.sni, self.http_host)
+        return self.complete or before != (self.payload, self.sni, self.http_host)
 
     def datagram(self, payload: bytes, direction: Direction) -> bool:
         """Take a UDP payload; True when a fact was learned. One datagram decides, the names of DNS and QUIC apart.
@@ -341,19 +345,21 @@ class FlowFacts:
 
     def _read_initial(self, reader: InitialReader, payload: bytes) -> bool:
         """Look for the hello in a client's QUIC datagram; True when its name was learned."""
+        self._pieces += 1
         try:
             hello = reader.add(payload)
         except NotInitial:
             self._finish()
-            return False
+            return True
         if hello is not None:
             self.quic_sni = server_name(hello)
         if hello is not None or reader.is_exhausted:
             self._finish()
-        return self.quic_sni is not None
+        return self.complete
 
     def _finish(self) -> None:
         self.complete = True
+        self.split = self._pieces > 1
         self._stream.clear()
         self._pending.clear()
         self._quic = None
@@ -372,6 +378,9 @@ class Match:
     payload: tuple[str, ...] | None = None
     direction: Direction | None = None
     established_only: bool = False
+    split: bool | None = None
+    """True: only flows whose ClientHello came in several packets; False: only those where one packet held it, which
+    is all that an engine sees that does not reassemble."""
 
     def fits(self, facts: FlowFacts) -> bool:
         """Whether the facts so far satisfy every key (the direction is asked per packet, not here)."""
@@ -388,6 +397,8 @@ class Match:
         if self.port is not None and not any(low <= facts.server_port <= high for low, high in self.port):
             return False
         if self.payload is not None and facts.payload not in self.payload:
+            return False
+        if self.split is not None and facts.split is not self.split:
             return False
         return facts.established or not self.established_only
 

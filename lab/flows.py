@@ -26,6 +26,7 @@ class Flow(Generic[State]):
 
     facts: FlowFacts
     client: Direction  # the direction in which the client sends
+    key: bytes = b""  # addresses and ports as the client's packets have them
     isn: int = -1
     answered: bool = False
     moved: int = 0  # payload bytes, both ways
@@ -101,9 +102,10 @@ class FlowTable(Generic[State]):
         other: Direction = "up" if direction == "down" else "down"
         at = base + 2 if from_client else base
         facts = FlowFacts(proto=proto, server_port=packet[at] << 8 | packet[at + 1])
-        flow: Flow[State] = Flow(facts, client=direction if from_client else other)
         half = (len(key) - 4) // 2
         reverse = key[half : 2 * half] + key[:half] + key[-2:] + key[-4:-2]
+        client: Direction = direction if from_client else other
+        flow: Flow[State] = Flow(facts, client=client, key=key if from_client else reverse)
         for side, name in ((direction, key), (other, reverse)):
             flows = self._flows[side][proto]
             flows.pop(name, None)

@@ -91,8 +91,27 @@ class LinkQueue:
     """
 
     __slots__ = (
-        "_buffer_s", "_cross", "_delay_s", "_jitter_s", "_loss", "_low", "_low_bytes", "_per_byte", "_random",
-        "_seen", "busy", "dropped", "lost", "out",
+        "_buffer_s",
+        "_cross",
+        "_delay_s",
+        "_enters",
+        "_full",
+        "_jitter_s",
+        "_leaves",
+        "_losing",
+        "_loss",
+        "_low",
+        "_low_bytes",
+        "_per_byte",
+        "_random",
+        "_rng",
+        "_seen",
+        "_varies_at",
+        "_vary",
+        "busy",
+        "dropped",
+        "lost",
+        "out",
     )  # fmt: skip
 
     def __init__(
@@ -103,15 +122,24 @@ class LinkQueue:
         delay_ms: float,
         rng: random.Random,
         loss: float = 0.0,
+        loss_burst: float = 1.0,
         jitter_ms: float = 0.0,
+        vary: tuple[float, float] = (0.0, 1.0),
         cross: CrossLoad | None = None,
     ) -> None:
-        self._per_byte = 8 / (mbps * 1e6)
+        self._full = self._per_byte = 8 / (mbps * 1e6)
+        self._vary = vary
+        self._varies_at = 0.0
         self._buffer_s = buffer_ms / 1e3
         self._delay_s = delay_ms / 1e3
         self._jitter_s = jitter_ms / 1e3
         self._loss = loss
+        # Gilbert (1960): a line is in one of two states; these are the chances to change it, packet by packet.
+        self._leaves = 1 / loss_burst
+        self._enters = loss * self._leaves / (1 - loss) if loss < 1 else 1.0
+        self._losing = False
         self._cross = cross
+        self._rng = rng
         self._random = rng.random
         self._low: deque[tuple[float, bytes]] = deque()
         self._low_bytes = 0
@@ -123,6 +151,8 @@ class LinkQueue:
 
     def carry(self, size: int, now: float) -> float | None:
         """When a packet arriving now leaves the far end; None where the buffer is full or the line loses it."""
+        if self._vary[0] and now >= self._varies_at:
+            self._draw_rate(now)
         if self._low:
             self.serve_low(now)
         if self._cross is not None and self._add_cross(now):
@@ -138,7 +168,7 @@ class LinkQueue:
         return self._arrival(done)
 
     def _arrival(self, done: float) -> float | None:
-        if self._loss and self._random() < self._loss:
+        if self._loss and self._loses():
             self.lost += 1
             return None
         release = done + self._delay_s
@@ -147,6 +177,19 @@ class LinkQueue:
             if self.out and release < self.out[-1][0]:
                 release = self.out[-1][0]
         return release
+
+    def _loses(self) -> bool:
+        """Whether the line loses the next packet: each by itself, or in bursts."""
+        if self._leaves == 1:
+            return self._random() < self._loss
+        self._losing = self._random() >= self._leaves if self._losing else self._random() < self._enters
+        return self._losing
+
+    def _draw_rate(self, now: float) -> None:
+        """The rate until the next draw; what is under way keeps the time that it was given."""
+        depth, mean_s = self._vary
+        self._per_byte = self._full / (1 - depth * self._random())
+        self._varies_at = now + self._rng.expovariate(1 / mean_s)
 
     def offer(self, packet: bytes, now: float) -> None:
         """A packet arrives at the line; if it survives, it is in `out` with its release time."""

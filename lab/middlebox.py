@@ -24,7 +24,18 @@ from lab.classify import TCP, UDP, Direction, dns_question
 from lab.flows import payload_size
 from lab.links import LinkQueue
 from lab.model import TCP_OPTIONS, CrossTraffic, Link, Rule, affected
-from lab.packets import RST, SYN, datagram, dns_answer, proto_of, resets, tcp_flags, with_dscp, without_option
+from lab.packets import (
+    RST,
+    SYN,
+    datagram,
+    dns_answer,
+    proto_of,
+    resets,
+    tcp_flags,
+    with_dscp,
+    with_wrong_byte,
+    without_option,
+)
 from lab.path import FAULTS, Out
 from lab.subscriber import LATENESS_BINS, RuleFlow, RuleState, Stats, Subscriber
 from lab.tamper import HeaderInsertion
@@ -66,7 +77,7 @@ class Middlebox:
             chosen = list(range(len(addresses)))
             random.Random(f"{seed}/share/{number}").shuffle(chosen)
             for index in chosen[: affected(rule.share, len(addresses))]:
-                self._subscribers[index].rules.append(RuleState(rule))
+                self._subscribers[index].rules.append(RuleState(rule, f"{seed}/flows/{number}"))
         for subscriber in self._subscribers:
             subscriber.counts_bytes = any(state.rule.after_kb for state in subscriber.rules)
         self._new_epoch(start)
@@ -208,7 +219,7 @@ class Middlebox:
         if flow is not None and (marks or flow.insertion is not None):
             for changed in self._marked(flow, state.rule.header if state is not None else "", packet, way):
                 (subscriber.down if way == "down" else subscriber.up).offer(changed, now)
-        elif state is None or marks:
+        elif state is None or marks or state.rule.action == "pass":
             (subscriber.down if way == "down" else subscriber.up).offer(packet, now)
         else:
             self._act(subscriber, state, flow, (packet, way, now))
@@ -300,6 +311,8 @@ class Middlebox:
             changed = with_dscp(packet, rule.dscp)
         elif rule.action == "strip_option" and proto_of(packet) == TCP and tcp_flags(packet) & SYN:
             changed = without_option(packet, TCP_OPTIONS[rule.option])
+        elif rule.action == "alter" and self._random() < rule.packets:
+            changed = with_wrong_byte(packet, self._random())
         return changed, release
 
     def _end_flow(

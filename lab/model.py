@@ -14,7 +14,8 @@ from typing import Final, Literal, get_args
 from lab.classify import Match
 
 Action = Literal[
-    "shape", "police", "delay", "drop", "block", "reset", "dns", "http_header", "dscp", "strip_option", "deprioritise"
+    "shape", "police", "delay", "drop", "block", "reset", "dns", "http_header", "dscp", "strip_option", "deprioritise",
+    "alter", "pass",
 ]  # fmt: skip
 Pattern = Literal["constant", "onoff", "web"]
 Nat = Literal["none", "home", "cgnat"]
@@ -48,6 +49,12 @@ class Link:
     """Share of the packets with a wrong bit, and so a wrong checksum: the receiver's kernel drops them."""
     corrupt_payload: float = 0.0
     """Share of the packets with a wrong bit in their payload and a checksum that fits."""
+    loss_burst: float = 1.0
+    """How many packets in a row a loss takes, on average (Gilbert's model); 1: each by itself."""
+    vary: float = 0.0
+    """How far the rate falls below `down_mbps` and `up_mbps`: uniform from (1 - vary) to 1 of them, drawn anew."""
+    vary_s: float = 1.0
+    """How long a drawn rate holds, on average (exponential times)."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +82,15 @@ class Rule:
     option: str = ""
     answer: str = ""
     header: str = ""
+    packets: float = 0.0
+    """Share of the packets with payload that `alter` changes."""
     after_kb: float = 0.0
     linger_s: float = 0.0
     hours: tuple[float, float] | None = None
     share: float = 1.0
+    """Of the subscribers."""
+    flows: float = 1.0
+    """Of the flows that match, by a hash of addresses and ports: the others are as if nothing matched."""
 
     def active_at(self, hour: float) -> bool:
         """Whether the rule acts at this local hour of the day (0 to 24); `hours` may pass midnight."""

@@ -13,7 +13,7 @@ import struct
 import sys
 from typing import Final, NamedTuple
 
-from lab.classify import UDP
+from lab.classify import TCP, UDP
 
 FIN: Final = 0x01
 SYN: Final = 0x02
@@ -149,6 +149,24 @@ def resets(packet: bytes) -> tuple[bytes | None, bytes]:
     if not tcp.flags & ACK:
         return None, back
     return _reset(packet, tcp.sequence, tcp.acknowledgement, RST | ACK, back=False), back
+
+
+def payload_start(packet: bytes) -> int:
+    """Where the payload of a TCP or UDP packet begins; the packet's length where it has none, or is neither."""
+    at, proto = header_size(packet), proto_of(packet)
+    if proto not in {TCP, UDP} or (at + 12 >= len(packet) and proto == TCP):
+        return len(packet)
+    return min(at + ((packet[at + 12] >> 4) * 4 if proto == TCP else 8), len(packet))
+
+
+def with_wrong_byte(packet: bytes, where: float) -> bytes:
+    """A TCP or UDP packet with another byte in its payload, `where` from 0 to 1 of it, and a checksum that fits."""
+    start, end = payload_start(packet), min(_end(packet), len(packet))
+    if start >= end:
+        return packet
+    changed = bytearray(packet)
+    changed[start + min(int(where * (end - start)), end - start - 1)] ^= 0xFF
+    return with_checksum(bytes(changed))
 
 
 def with_dscp(packet: bytes, dscp: int) -> bytes:

@@ -13,9 +13,8 @@ import itertools
 import random
 from typing import Final
 
-from lab.classify import TCP, UDP
 from lab.model import Link
-from lab.packets import header_size, proto_of, with_checksum
+from lab.packets import header_size, payload_start, with_checksum
 
 Out = tuple[int, bytes]
 FAULTS: Final = ("swallowed", "reordered", "duplicated", "corrupted", "corrupted_payload")
@@ -80,10 +79,7 @@ class Path:
 
     def _damaged_payload(self, packet: bytes) -> bytes:
         """One bit of what TCP or UDP carries is wrong and the checksum fits: only TLS can tell."""
-        proto, start = proto_of(packet), header_size(packet)
-        if proto not in {TCP, UDP}:
-            return packet
-        start += (packet[start + 12] >> 4) * 4 if proto == TCP else 8
+        start = payload_start(packet)
         if start >= len(packet):
             return packet
         self.counted["corrupted_payload"] += 1

@@ -42,7 +42,7 @@ _MSS: Final = 1448  # loopback's own would be 64 kB, more than the window
 def refusal(scenario: Scenario) -> str | None:
     """Why this driver cannot emulate a scenario, None where it can."""
     usual = Link()
-    for key in ("family", "nat", "path_mtu", "reorder", "duplicate", "corrupt", "corrupt_payload"):
+    for key in ("family", "nat", "path_mtu", "reorder", "duplicate", "corrupt", "corrupt_payload", "vary"):
         if getattr(scenario.link, key) != getattr(usual, key):
             return f"link.{key}: the relay driver carries bytes, not packets; use the driver tun or veth"
     for index, rule in enumerate(scenario.rules):
@@ -51,6 +51,9 @@ def refusal(scenario: Scenario) -> str | None:
                 f"rule[{index}].action: the relay driver cannot {rule.action}, it can only "
                 f"{', '.join(ACTIONS)}; use the driver tun or veth"
             )
+        if rule.flows < 1 or rule.match.split is not None:
+            key = "flows" if rule.flows < 1 else "match.split"
+            return f"rule[{index}].{key}: the relay driver sees bytes, not packets; use the driver tun or veth"
         if rule.match.proto == "udp" or rule.match.dns is not None or rule.match.quic_sni is not None:
             return f"rule[{index}].match: the relay driver carries TCP alone; use the driver tun or veth"
     return None

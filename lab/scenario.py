@@ -36,7 +36,7 @@ from lab.model import (
 MAX_RULES: Final = 64
 MAX_NAME: Final = 64
 MAX_MBPS: Final = 100_000.0
-_COMMON: Final = ("match", "action", "after_kb", "linger_s", "hours", "share")
+_COMMON: Final = ("match", "action", "after_kb", "linger_s", "hours", "share", "flows")
 _RATES: Final = ("down_mbps", "up_mbps", "burst_kb")
 _KEYS_OF: Final[dict[str, tuple[str, ...]]] = {
     "police": _RATES,
@@ -47,6 +47,7 @@ _KEYS_OF: Final[dict[str, tuple[str, ...]]] = {
     "strip_option": ("option",),
     "dns": ("answer",),
     "http_header": ("header",),
+    "alter": ("packets",),
 }
 _REQUIRED: Final[dict[str, tuple[str, ...]]] = {
     "delay": ("delay_ms",),
@@ -55,6 +56,7 @@ _REQUIRED: Final[dict[str, tuple[str, ...]]] = {
     "strip_option": ("option",),
     "dns": ("answer",),
     "http_header": ("header",),
+    "alter": ("packets",),
 }
 _HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,64}: [\x20-\x7e]{0,190}")
 
@@ -188,7 +190,10 @@ def _link(table: Table) -> Link:
         rtt_ms=table.number("rtt_ms", default.rtt_ms, 0, 10_000),
         buffer_ms=table.number("buffer_ms", default.buffer_ms, 1, 10_000),
         loss=table.number("loss", default.loss, 0, 1),
+        loss_burst=table.number("loss_burst", default.loss_burst, 1, 1000),
         jitter_ms=table.number("jitter_ms", default.jitter_ms, 0, 10_000),
+        vary=table.number("vary", default.vary, 0, 0.99),
+        vary_s=table.number("vary_s", default.vary_s, 0.01, 3600),
         family=_family(table),
         nat=cast("Nat", table.text("nat", NATS) or default.nat),
         path_mtu=_path_mtu(table),
@@ -260,10 +265,12 @@ def _rule(table: Table) -> Rule:
         option=table.text("option", tuple(TCP_OPTIONS)) or "",
         answer=_answer(table),
         header=_header(table),
+        packets=table.number("packets", 0.0, 0, 1),
         after_kb=table.number("after_kb", 0.0, 0, 1e9),
         linger_s=table.number("linger_s", 0.0, 0, 86_400),
         hours=_hours(table),
         share=table.number("share", 1.0, 0, 1),
+        flows=table.number("flows", 1.0, 0, 1),
     )
     table.finish()
     _check_rule(rule, table)
@@ -325,6 +332,7 @@ def _match(table: Table) -> Match:
         payload=table.texts("payload", PAYLOADS),
         direction=cast("Direction | None", direction),
         established_only=table.flag("established_only"),
+        split=table.flag("split") if table.has("split") else None,
     )
     table.finish()
     if match.quic_sni is not None and match.proto == "tcp":
@@ -378,7 +386,7 @@ def to_table(scenario: Scenario) -> dict[str, Any]:
 
 
 def _rule_table(rule: Rule) -> dict[str, Any]:
-    keys = (*_KEYS_OF.get(rule.action, ()), "after_kb", "linger_s", "share")
+    keys = (*_KEYS_OF.get(rule.action, ()), "after_kb", "linger_s", "share", "flows")
     table = {key: getattr(rule, key) for key in keys if getattr(rule, key) is not None}
     match = {key: value for key, value in vars(rule.match).items() if value is not None}
     listed: Callable[[Any], Any] = lambda value: list(value) if isinstance(value, tuple) else value  # noqa: E731

@@ -6,6 +6,7 @@ Without any I/O and without a clock, like lab.middlebox, which moves packets thr
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import deque
 from dataclasses import dataclass, field
@@ -43,8 +44,9 @@ class Stats:
 class RuleState:
     """One rule at one subscriber: its buckets, its waiting packets, and how long it lingers."""
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: Rule, salt: str = "") -> None:
         self.rule = rule
+        self._salt = salt.encode()
         self.lingers_until = float("-inf")
         self.bucket: dict[Direction, TokenBucket] = {}
         if rule.down_mbps is not None:
@@ -52,6 +54,15 @@ class RuleState:
         if rule.up_mbps is not None:
             self.bucket["up"] = TokenBucket(rule.up_mbps * 1e6, rule.burst_kb * 1e3)
         self.waiting: dict[Direction, deque[tuple[float, bytes]]] = {"down": deque(), "up": deque()}
+
+    def takes(self, flow: RuleFlow) -> bool:
+        """Whether the rule means this flow. A flow's hash decides for a rule that means a share of them."""
+        if not self.rule.match.fits(flow.facts):
+            return False
+        if self.rule.flows >= 1:
+            return True
+        drawn = int.from_bytes(hashlib.blake2s(self._salt + flow.key, digest_size=4).digest(), "big")
+        return drawn < self.rule.flows * 2**32
 
 
 RuleFlow = Flow[RuleState]
@@ -68,6 +79,8 @@ class Subscriber:
                 delay_ms=link.rtt_ms / 2,
                 jitter_ms=link.jitter_ms,
                 loss=link.loss,
+                loss_burst=link.loss_burst,
+                vary=(link.vary, link.vary_s),
                 rng=random.Random(f"{seed}/{index}/{direction}"),
                 cross=cross_load(cross, load, random.Random(f"{seed}/{index}/{direction}/cross")),
             )
@@ -88,9 +101,8 @@ class Subscriber:
         flow.epoch = epoch
         flow.down = flow.up = None
         for state in reversed(self.active):
-            match = state.rule.match
-            if match.fits(flow.facts):
-                if match.direction != "up":
+            if state.takes(flow):
+                if state.rule.match.direction != "up":
                     flow.down = state
-                if match.direction != "down":
+                if state.rule.match.direction != "down":
                     flow.up = state

@@ -145,3 +145,35 @@ def test_a_web_load_is_bursts_at_its_rate() -> None:
         assert load.until > now
         now = load.until
     assert rates == {0.0, 8e6}
+
+
+def losses(burst: float, loss: float = 0.08, count: int = 60_000) -> tuple[float, float]:
+    """The share that is lost, and how many are lost in a row on average."""
+    line = queue(loss=loss, loss_burst=burst, buffer_ms=1e9)
+    lost = [line.carry(1500, tick * 0.001) is None for tick in range(count)]
+    runs = sum(here and not before for before, here in zip([False, *lost], lost, strict=False))
+    return sum(lost) / count, sum(lost) / runs
+
+
+@pytest.mark.parametrize("burst", [1, 4, 10])
+def test_losses_come_in_bursts_of_the_given_length_and_are_no_more_for_it(burst: float) -> None:
+    share, length = losses(burst)
+    assert share == pytest.approx(0.08, rel=0.1)
+    assert length == pytest.approx(1 / 0.92 if burst == 1 else burst, rel=0.1)
+
+
+def test_a_varying_line_is_slower_by_half_its_depth_and_by_fits() -> None:
+    line = queue(vary=(0.8, 0.5), buffer_ms=20)
+    carried = [0] * 100
+    for tick in range(100_000):  # 12 Mbit/s offered for 100 s
+        carried[tick // 1000] += line.carry(1500, tick * 0.001) is not None
+    rates = [count * 1500 * 8 / 1e6 for count in carried]
+    assert sum(rates) / 100 == pytest.approx(12 * 0.6, rel=0.08)
+    assert min(rates) < 5
+    assert max(rates) > 9
+    assert max(rates) <= 12
+
+
+def test_a_line_that_neither_varies_nor_bursts_draws_as_it_always_did() -> None:
+    one, other = queue(loss=0.1), queue(loss=0.1, loss_burst=1.0, vary=(0.0, 1.0))
+    assert [one.carry(1500, t / 1e3) for t in range(500)] == [other.carry(1500, t / 1e3) for t in range(500)]

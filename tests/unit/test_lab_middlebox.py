@@ -392,3 +392,89 @@ def test_no_packet_can_break_the_box(packets: list[bytes], action: str) -> None:
                 box.from_subscriber(0, whole, 0.0)
                 box.from_internet(whole[:12] + SERVER + HOMES[0] + whole[20:], 0.0)
     drain(box, 0.0)
+
+
+def parts(whole: bytes, size: int) -> list[bytes]:
+    return [whole[at : at + size] for at in range(0, len(whole), size)]
+
+
+def test_alter_changes_one_byte_of_a_share_of_the_packets_and_the_checksum_fits() -> None:
+    rule = Rule(Match(sni=("*.googlevideo.com",), direction="down"), "alter", packets=0.25, after_kb=30)
+    box = box_with(rule)
+    app = Conversation(box).open().say_hello(APP)
+    arrived = [body for _, body in app.stream(4.0, 10) if len(body) > 1000]
+    wrong = [sum(byte != 0 for byte in segment(body).payload) for body in arrived]
+    early = 30_000 // PAYLOAD
+    assert not any(wrong[: early - 1]), "the handshake and the first kilobytes come through as they are"
+    assert set(wrong) == {0, 1}, "one byte of a packet"
+    assert sum(wrong) / len(wrong[early:]) == pytest.approx(0.25, abs=0.03)
+    for body in arrived:  # the field stands in the sum itself: what is right gives nothing
+        assert transport_checksum(body) == 0
+    assert box.snapshot()["treated"] == {"alter": sum(wrong)}
+    app.up(payload=bytes(100))
+    [up] = [body for _, port, body in drain(box, app.now) if port == INTERNET and len(body) > 100]
+    assert segment(up).payload == bytes(100), "the other direction is left alone"
+    neutral = Conversation(box, now=20.0).open().say_hello(NEUTRAL)
+    assert not any(any(segment(body).payload) for _, body in neutral.stream(2.0, 10))
+
+
+def test_a_share_of_the_flows_is_drawn_by_their_addresses_and_ports() -> None:
+    def treated(seed: str) -> list[bool]:
+        box, found = box_with(Rule(VIDEO, "block", flows=0.5), seed=seed), []
+        Conversation.ports = 40_000  # the same ports each time
+        for number in range(400):
+            before = box.snapshot()["treated"].get("block", 0)  # type: ignore[attr-defined]
+            Conversation(box, now=number / 10).open().say_hello(APP)
+            found.append(box.snapshot()["treated"].get("block", 0) > before)  # type: ignore[attr-defined]
+        return found
+
+    first = treated("a")
+    assert sum(first) / 400 == pytest.approx(0.5, abs=0.08)
+    assert treated("a") == first
+    assert treated("b") != first
+
+
+def test_a_flow_that_is_not_drawn_goes_on_to_the_next_rule() -> None:
+    box = box_with(Rule(VIDEO, "block", flows=0.5), Rule(VIDEO, "reset"))
+    for number in range(60):
+        Conversation(box, now=number / 10).open().say_hello(APP)
+    counts = box.snapshot()["treated"]
+    assert counts["block"] + counts["reset"] == 60  # type: ignore[index]
+    assert 15 < counts["block"] < 45  # type: ignore[index]
+
+
+def test_pass_keeps_the_rules_behind_it_away() -> None:
+    everything = Match()
+    box = box_with(Rule(VIDEO, "pass"), Rule(everything, "shape", down_mbps=2.0, burst_kb=3))
+    favoured = Conversation(box).open().say_hello(APP).stream(3.0, 10)
+    other = Conversation(box, now=30.0).open().say_hello(NEUTRAL).stream(3.0, 10)
+    assert rate(favoured, 1.0, 3.0) == pytest.approx(10, rel=0.03)
+    assert rate(other, 31.0, 33.0) == pytest.approx(2.0, rel=0.05)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_an_engine_may_see_whole_hellos_only_or_split_ones_only(split: bool) -> None:
+    rule = Rule(Match(sni=("*.googlevideo.com",), split=split), "block")
+    for pieces in (1, 2):
+        box = box_with(rule)
+        line = Conversation(box).open()
+        for piece in parts(HELLO[APP], -(-len(HELLO[APP]) // pieces)):
+            line.up(payload=piece)
+        assert box.snapshot()["treated"] == ({"block": 1} if split == (pieces == 2) else {}), pieces
+
+
+def test_a_hello_that_is_sent_again_is_not_split() -> None:
+    box = box_with(Rule(Match(sni=("*.googlevideo.com",), split=True), "block"))
+    line = Conversation(box).open()
+    start = line.sent
+    line.up(payload=HELLO[APP], sequence=start)
+    line.up(payload=HELLO[APP], sequence=start)
+    assert box.snapshot()["treated"] == {}
+
+
+def test_a_reset_only_in_the_middle_of_a_flow() -> None:
+    box = box_with(Rule(VIDEO, "reset", after_kb=300))
+    arrived = [body for _, body in Conversation(box).open().say_hello(APP).stream(2.0, 10)]
+    whole = [body for body in arrived if len(body) > 1000]
+    assert sum(len(segment(body).payload) for body in whole) == pytest.approx(300_000, abs=3 * PAYLOAD)
+    assert segment(arrived[-1]).flags & RST

@@ -43,6 +43,13 @@ def rule(match: str = 'sni = "*.example.org"', action: str = "block", rest: str 
         ('name = "x"\n[expect]\neffects = ["a:slow"]', "expect.effects[0]: the effect must be one of"),
         ('name = "x"\n[expect]\neffects = ["slowing"]', 'expect.effects[0]: must read "app:effect"'),
         (rule(match='snl = "a"'), "rule[0].match.snl: unknown key; did you mean sni?"),
+        (rule(match='split = "yes"'), "rule[0].match.split: must be true or false"),
+        (rule(action="alter"), "rule[0].packets: is missing; the action alter needs it"),
+        (rule(action="alter", rest="packets = 2"), "rule[0].packets: must be between 0 and 1"),
+        (rule(rest="packets = 0.1"), "rule[0].packets: has no meaning for the action block"),
+        (rule(rest="flows = 50"), "rule[0].flows: must be between 0 and 1"),
+        ('name = "x"\n[link]\nloss_burst = 0.5', "link.loss_burst: must be between 1 and 1000"),
+        ('name = "x"\n[link]\nvary = 1', "link.vary: must be between 0 and 0.99"),
         (rule(match="sni = 3"), "rule[0].match.sni: must be a text or an array"),
         (rule(match='payload = "torrent"'), "rule[0].match.payload: must be one of"),
         (rule(match="port = 0"), "rule[0].match.port: must lie between"),
@@ -129,6 +136,9 @@ def test_a_scenario_survives_its_way_to_another_process() -> None:
         'name = "x"\n[link]\nfamily = 6\npath_mtu = 1280\nreorder = 0.1\nreorder_ms = 3\nduplicate = 0.2',
         'name = "x"\n[link]\nnat = "cgnat"\ncorrupt = 0.1\ncorrupt_payload = 0.2',
         rule(match="", action="dscp", rest="dscp = 46"),
+        rule(match='direction = "down", split = false', action="alter", rest="packets = 0.01\nafter_kb = 50"),
+        rule(match="split = true", action="pass", rest="flows = 0.5"),
+        'name = "x"\n[link]\nloss = 0.07\nloss_burst = 6\nvary = 0.6\nvary_s = 2',
         rule(match='http_host = "*"', action="http_header", rest='header = "X-Subscriber: 17"'),
         'name = "x"\n[cross_traffic]\npattern = "web"\nup_mbps = 3\n[expect]\neffects = ["a:blocking", "b:slowing"]',
     ):
@@ -164,3 +174,41 @@ def test_every_scenario_of_the_library_is_valid_and_true_to_itself(path: Path) -
 
 def test_a_share_names_whole_subscribers() -> None:
     assert [affected(share, 3) for share in (0, 0.05, 0.4, 0.5, 0.9, 1)] == [0, 1, 1, 2, 3, 3]
+
+
+# Every row of the accuracy study that an operator brings about is a scenario: link, household and rules say it all.
+ROWS = {
+    "policing by name, small bucket": rule(action="police", rest="down_mbps = 1.5\nburst_kb = 32"),
+    "policing by name, large bucket": rule(action="police", rest="down_mbps = 1.5\nburst_kb = 4000"),
+    "shaping by name": rule(action="shape", rest="down_mbps = 2\nburst_kb = 32"),
+    "after N bytes": rule(action="police", rest="down_mbps = 1.5\nafter_kb = 1000"),
+    "peak hours only": rule(action="police", rest="down_mbps = 1.5\nhours = [18, 23]"),
+    "one direction": rule(action="police", rest="up_mbps = 1.5"),
+    "by port": rule(match="port = [443, 853]", action="police", rest="down_mbps = 1.5"),
+    "by opaqueness": rule(match='payload = "opaque"', action="police", rest="down_mbps = 1.5"),
+    "split ClientHello": rule(match='sni = "*.example.org", split = true', action="police", rest="down_mbps = 1.5"),
+    "an engine that a split hides from": rule(match='sni = "*", split = false', action="block"),
+    "prioritisation": rule(action="pass") + '[[rule]]\nmatch = {}\naction = "shape"\ndown_mbps = 3',
+    "delay only": rule(action="delay", rest="delay_ms = 40"),
+    "loss only": rule(action="drop", rest="loss = 0.05"),
+    "a share of the subscribers": rule(action="police", rest="down_mbps = 1.5\nshare = 0.05"),
+    "residual throttling": rule(action="police", rest="down_mbps = 1.5\nlinger_s = 60"),
+    "blocking by reset": rule(action="reset"),
+    "blocking by reset in the middle": rule(action="reset", rest="after_kb = 200"),
+    "blocking by silence": rule(action="block"),
+    "blocking of half the connections": rule(action="block", rest="flows = 0.5"),
+    "tampering": rule(match='sni = "*", direction = "down"', action="alter", rest="packets = 0.01\nafter_kb = 60"),
+    "bufferbloat": 'name = "x"\n[link]\nbuffer_ms = 500',
+    "jitter": 'name = "x"\n[link]\njitter_ms = 30',
+    "lossy Wi-Fi": 'name = "x"\n[link]\nloss = 0.03\nloss_burst = 5',
+    "a rate that varies": 'name = "x"\n[link]\nvary = 0.6\nvary_s = 0.5',
+    "power boost": rule(match="", action="shape", rest="down_mbps = 10\nburst_kb = 4000"),
+    "2 Mbit/s": 'name = "x"\n[link]\ndown_mbps = 2\nup_mbps = 0.5',
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_of_the_study_can_be_written_down(row: str) -> None:
+    scenario = from_table(tomllib.loads(ROWS[row]))
+    assert from_table(to_table(scenario)) == scenario
+    assert scenario.rules or scenario.link != Link()
