@@ -95,8 +95,8 @@ class Judged:
 
     repeat: int
     void: str | None = None
-    cells: dict[str, CellResult] = field(default_factory=dict)
-    """By "app:effect"."""
+    cells: dict[str, list[CellResult]] = field(default_factory=dict)
+    """By "app:effect"; several where the row has several operators."""
     streams: int = 0
     """Probes times apps: each is a stream of pairs of its own."""
     crossed: dict[str, int] = field(default_factory=dict)
@@ -220,7 +220,7 @@ def judge_run(
         _leave_out(name, looks, assessments, [one.pair for one in run.played])
     judged = Judged(
         repeat=run.repeat,
-        cells={f"{cell.app}:{effect}": result for (cell, effect), result in _named(looks.results)},
+        cells=_named(looks.results),
         streams=len(looks.most),
         pairs=sum(looks.pairs.values()),
         lost=sum(one.pair.lost for one in run.played if one.pair.kind == "test"),
@@ -231,8 +231,11 @@ def judge_run(
     return judged
 
 
-def _named(results: Mapping[tuple[CellKey, str], CellResult]) -> list[tuple[tuple[CellKey, str], CellResult]]:
-    return sorted(results.items(), key=lambda entry: (entry[0][0].order, entry[0][1]))
+def _named(results: Mapping[tuple[CellKey, str], CellResult]) -> dict[str, list[CellResult]]:
+    named: dict[str, list[CellResult]] = {}
+    for cell, effect in sorted(results, key=lambda key: (key[0].order, key[1])):
+        named.setdefault(f"{cell.app}:{effect}", []).append(results[cell, effect])
+    return named
 
 
 def _streams(judged: Judged, looks: _Looks) -> None:

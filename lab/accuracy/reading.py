@@ -147,7 +147,7 @@ def _options(top: Table) -> Mapping[str, Any]:
     return dict(value)
 
 
-STUDY_OPTIONS: Final = ("real", "without_gate", "misleads", "slowdown", "peer")
+STUDY_OPTIONS: Final = ("real", "without_gate", "misleads", "slowdown", "most_crossing")
 """Keys of `[options]` that the study itself reads; all others are the engine's."""
 
 
@@ -157,6 +157,7 @@ def judging_of(options: Mapping[str, Any]) -> tuple[str, ...]:
 
     table = Table(options, "options")
     table.number("slowdown", 0.0, -100, 1)
+    table.number("most_crossing", 0.05, 0, 1)
     table.flag("misleads")
     return table.texts("without_gate", KNOWN) or ()
 

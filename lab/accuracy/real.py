@@ -191,7 +191,12 @@ def compared(twin: Row, judged: list[Judged], twins: list[Judged]) -> dict[str, 
         differs += [f"{app}: {what}" for what in _apart(real, virtual)]
     expected = {f"{app}:{effect}" for app, effect in twin.expected}
     cells = {name: _states(name, valid, twins) for name in sorted({n for one in valid for n in one.cells})}
-    wrong = sorted(name for one in valid for name, cell in one.cells.items() if cell.accused and name not in expected)
+    wrong = sorted(
+        name
+        for one in valid
+        for name, told in one.cells.items()
+        if name not in expected and any(c.accused for c in told)
+    )
     differs += [f"{name}: accused, and it is not true" for name in wrong]
     differs += [f"{name}: {why}" for name, cell in cells.items() if (why := _contradicts(cell))]
     octets = sum(one.octets for one in valid)
@@ -219,7 +224,7 @@ def _apart(real: _Size, virtual: _Size) -> list[str]:
 
 def _states(name: str, valid: list[Judged], twins: list[Judged]) -> dict[str, Any]:
     def told(judged: list[Judged]) -> dict[str, Any]:
-        cells = [one.cells[name] for one in judged if name in one.cells]
+        cells = [cell for one in judged for cell in one.cells.get(name, [])]
         states = dict(sorted(Counter(cell.state for cell in cells).items()))
         return {"states": states, "log_e": round(statistics.median(c.log_e for c in cells), 2) if cells else None}
 

@@ -51,8 +51,8 @@ def aggregate(row: Row, judged: Sequence[Judged]) -> dict[str, Any]:
     valid = sorted((one for one in judged if one.void is None), key=lambda one: one.repeat)
     names = sorted({name for one in valid for name in one.cells} | {f"{app}:{effect}" for app, effect in row.expected})
     expected = {f"{app}:{effect}" for app, effect in row.expected}
-    wrong = sum(any(cell.accused for name, cell in one.cells.items() if name not in expected) for one in valid)
-    found = sum(all(name in one.cells and one.cells[name].accused for name in expected) for one in valid)
+    wrong = sum(any(name not in expected and _accused(cells) for name, cells in one.cells.items()) for one in valid)
+    found = sum(all(_accused(one.cells.get(name, [])) for name in expected) for one in valid)
     streams = sum(one.streams for one in valid)
     result: dict[str, Any] = {
         "repeats": len(valid),
@@ -76,8 +76,13 @@ def aggregate(row: Row, judged: Sequence[Judged]) -> dict[str, Any]:
     return result
 
 
+def _accused(cells: Sequence[CellResult]) -> bool:
+    """Whether a case was ever open in any of the cells of this name."""
+    return any(cell.accused for cell in cells)
+
+
 def _cell(row: Row, name: str, valid: Sequence[Judged]) -> dict[str, Any]:
-    cells = [one.cells.get(name, CellResult()) for one in valid]
+    cells = [cell for one in valid for cell in one.cells.get(name, [CellResult()])]
     table: dict[str, Any] = {
         "expected": name in {f"{app}:{effect}" for app, effect in row.expected},
         "states": dict(sorted(Counter(cell.state for cell in cells).items())),
@@ -119,19 +124,27 @@ def _size(row: Row, name: str, cells: Sequence[CellResult], valid: Sequence[Judg
     estimates = [cell.estimate for cell in cells if cell.estimate is not None]
     if not estimates:
         return None
-    truth = row.options.get("slowdown")
-    if truth is None:
-        truth = 0.0 if row.kind == "neutral" else fraction(median(_pooled(app, valid)))
+    told = truth_of(row)
+    truth = fraction(median(_pooled(app, valid))) if told is None else told
     # An interval that is unbounded holds everything.
     holds = sum((c.low is None or c.low <= truth) and (c.high is None or truth <= c.high) for c in cells)
     return {
         "truth": _round(truth),
-        "told": "row" if "slowdown" in row.options or row.kind == "neutral" else "median of all repeats",
+        "told": "median of all repeats" if told is None else "row",
         "estimate": _round(statistics.median(estimates)),
         "bounded": len(known),
         "covered": share(holds, len(cells)),
         "width": _round(statistics.median(high - low for low, high in known)) if known else None,
     }
+
+
+def truth_of(row: Row) -> float | None:
+    """The slowdown that the row itself tells; None where it follows from a bucket and TCP."""
+    if row.kind == "neutral":
+        return 0.0
+    noise_of_line = row.options.get("noise")
+    told = row.options.get("slowdown", noise_of_line.get("slowdown") if isinstance(noise_of_line, dict) else None)
+    return None if told is None else float(told)
 
 
 def _pooled(app: str, valid: Sequence[Judged]) -> dict[int, int]:
@@ -195,7 +208,11 @@ def _placebo(valid: Sequence[Judged]) -> dict[str, Any] | None:
 
 def _fingerprint(one: Judged) -> dict[str, Any]:
     """What a repeat must give again wherever it is played: its pairs and the evidence of each effect."""
-    return {"repeat": one.repeat, "pairs": one.pairs, "log_e": {name: cell.log_e for name, cell in one.cells.items()}}
+    return {
+        "repeat": one.repeat,
+        "pairs": one.pairs,
+        "log_e": {name: [cell.log_e for cell in cells] for name, cells in one.cells.items()},
+    }
 
 
 def _round(value: float) -> float:
