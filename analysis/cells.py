@@ -10,23 +10,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 
-from analysis.effect import UNKNOWN, Interval, interval, pooled
+from analysis.effect import Interval, interval, pooled
 from analysis.gates import Prevalence, Reason, Setting, Strength, View, failed_gates, strength
 from analysis.networks import grouped
 from analysis.pairs import CellKey
-from analysis.probes import POOR, QUEUED, ProbeState, ProbeSummary, summarise
+from analysis.probes import DELAY_UNIT_MS, POOR, QUEUED, ProbeState, ProbeSummary, summarise
 from analysis.rules import RULES, Rules, State
 from probe.wire.records import Effect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detectable:
-    """The largest throttle that the pairs could see: its rate, and the burst that is empty before the last half."""
+    """The largest throttle that the pairs could see: its rate, and the burst that is empty before the last half.
+
+    Of concurrent pairs that met a queue: the smallest differences in delay and loss.
+    """
 
     rate_mbps: float | None
     burst_kb: float | None
     """kb = 1000 bytes."""
+    delay_ms: float | None = None
+    loss: float | None = None
+    """A share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +49,11 @@ class Assessment:
     """The state without a case."""
     reasons: tuple[Reason, ...]
     interval: Interval
+    """Of y of rates."""
+    delay: Interval
+    """By how many ms the app waits longer behind a full queue (concurrent pairs)."""
+    loss: Interval
+    """By how much more of its packets the app loses, as a share."""
     pairs: int
     lost: int | None
     probes: int
@@ -83,8 +95,9 @@ def assess(
         (not setting.lost_known, "lost_unknown"),
         (not setting.zone_known, "time_zone_unknown"),
         (0 < len(witnesses) < len(present), "effect_among_slowed"),
+        (_older_than(rules, ordered), "retrospective"),
     )
-    sample = pooled(p.state.sample for p in witnesses or present)
+    shown = witnesses or present
     return Assessment(
         cell=cell,
         effect=effect,
@@ -92,7 +105,9 @@ def assess(
         gates=failed_gates(view, rules),
         base=base,
         reasons=(*why, *(reason for holds, reason in notes if holds)),
-        interval=interval(sample, rules) if present else UNKNOWN,
+        interval=interval(pooled(p.state.sample for p in shown), rules),
+        delay=_scaled(interval(pooled(p.state.delays for p in shown), rules), DELAY_UNIT_MS),
+        loss=interval(pooled(p.state.losses for p in shown), rules),
         pairs=view.total("pairs"),
         lost=view.total("lost") if setting.lost_known else None,
         probes=len(present),
@@ -114,6 +129,16 @@ def assess_cell(
     return [assess(cell, effect, probes, setting, rules=rules) for effect in rules.effects]
 
 
+def _scaled(found: Interval, unit: float) -> Interval:
+    return Interval(None if found.estimate is None else found.estimate * unit, found.low * unit, found.high * unit)
+
+
+def _older_than(rules: Rules, probes: Sequence[ProbeSummary]) -> bool:
+    """Whether some of the pairs are older than the rule: its guarantee starts at its publication."""
+    published = date.fromisoformat(rules.published).toordinal()
+    return any(day < published for p in probes for day, _ in p.state.counts.pairs)
+
+
 def _base_state(view: View, rules: Rules) -> tuple[State, tuple[Reason, ...]]:
     """The state without a case, and why it says no more."""
     threshold = math.log(rules.indication)
@@ -126,12 +151,24 @@ def _base_state(view: View, rules: Rules) -> tuple[State, tuple[Reason, ...]]:
         return "not_testable", ("not_queued" if view.total("concurrent") else "no_rates",)
     if pairs and view.total("void") == pairs:
         return "not_testable", ("both_segments_fail",)
-    busy = 2 * view.total(POOR) > pairs
-    if _networks_with(view, lambda p: p.clear[view.effect]) >= rules.least_probes and not busy:
+    clear = [p for p in view.present if p.clear[view.effect]]
+    held = dict.fromkeys(reason for p in clear for reason in unfit(p, view.effect, rules))
+    busy = _busy(view, pairs, rules)
+    if _networks_with(view, lambda p: p in clear and not unfit(p, view.effect, rules)) >= rules.least_probes and not busy:
         return "no_indication", ()
     if _networks_with(view, lambda p: p.state.tally["pairs"] >= rules.enough_pairs) >= rules.least_probes:
-        return "inconclusive", ("busy_lines",) if busy else ()
+        return "inconclusive", tuple(dict.fromkeys((*busy, *held)))
     return "insufficient", ("fewer_than_3_probes" if len(view.present) < rules.least_probes else "few_pairs",)
+
+
+def _busy(view: View, pairs: int, rules: Rules) -> tuple[Reason, ...]:
+    """Why "no indication" may not be said: in most pairs household, probe or reflector was the bottleneck.
+
+    Whatever slows both segments to less than a throttle would hides the throttle.
+    """
+    if rules.witness_gates and 2 * view.total("saturated") > pairs:
+        return ("reflector_saturated",)
+    return ("busy_lines",) if 2 * view.total(POOR) > pairs else ()
 
 
 def _networks_with(view: View, holds: Callable[[ProbeSummary], bool]) -> int:
@@ -143,7 +180,7 @@ def detectable(states: Sequence[ProbeState], rules: Rules = RULES) -> Detectable
     """What the cell's pairs could see: medians over pairs of the pace their better segment achieved.
 
     Rate: `visible_share` of that pace. A throttle is seen only if its bucket is empty before the last half of
-    the segment, so the burst is at most (pace - rate)·segment/2; /8 for bytes.
+    the segment, so the burst is at most (pace - rate)·segment/2; /8 for bytes. Delay and loss: the rule's thresholds.
     """
     paces: list[tuple[float, int]] = []
     lengths: list[tuple[float, int]] = []
@@ -152,11 +189,27 @@ def detectable(states: Sequence[ProbeState], rules: Rules = RULES) -> Detectable
             hundredths, _, milliseconds = label.partition(":")
             paces.append((int(hundredths) / 100, count))
             lengths.append((int(milliseconds) / 1000, count))
+    queued = any(state.tally[QUEUED] for state in states)
+    delay_ms, loss = (rules.delay_threshold_ms, rules.loss_threshold) if queued else (None, None)
     if not paces:
-        return Detectable(rate_mbps=None, burst_kb=None)
+        return Detectable(rate_mbps=None, burst_kb=None, delay_ms=delay_ms, loss=loss)
     pace, length = _weighted_median(paces), _weighted_median(lengths)
     rate = rules.visible_share * pace
-    return Detectable(rate_mbps=round(rate, 2), burst_kb=round((pace - rate) * length / 16 * 1000, 1))
+    burst = (pace - rate) * length / 16 * 1000
+    return Detectable(rate_mbps=round(rate, 2), burst_kb=round(burst, 1), delay_ms=delay_ms, loss=loss)
+
+
+def alone_share(effect: Effect, states: Sequence[ProbeState], rules: Rules = RULES) -> Share | None:
+    """Blocking and tampering: share of the pairs in which only the app failed (was changed), pairs that say
+    nothing of it set aside. None for other effects."""
+    if effect not in {"blocking", "tampering"}:
+        return None
+    alone = others = lost = 0
+    for state in states:
+        not_so, so = state.counts.totals(END_TEST[effect])
+        missing = state.tally["lost"]
+        alone, others, lost = alone + so - missing, others + not_so, lost + missing
+    return share_interval(alone, others, lost, rules)
 
 
 def _weighted_median(values: Sequence[tuple[float, int]]) -> float:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from analysis.logs import log_mean, log_mixed
-from analysis.pairs import CellKey
+from analysis.pairs import CellKey, Flag
 from analysis.probes import ProbeState, ProbeSummary, placebo_evidence
-from analysis.rules import RULES, Rules
+from analysis.rules import EFFECTS, RULES, Rules
 from probe.wire.records import Effect
 
 Reason = Literal[
@@ -26,9 +26,13 @@ Reason = Literal[
     "not_queued",
     "both_segments_fail",
     "busy_lines",
+    "reflector_saturated",
+    "path_changed",
+    "captive_portal",
     "leave_two_out",
     "no_receipts",
     "no_edge_probe",
+    "shaped_at_home",
     "placebo_alarm",
     "lost_pairs",
     "hotspot",
@@ -37,8 +41,9 @@ Reason = Literal[
     "lost_unknown",
     "time_zone_unknown",
     "effect_among_slowed",
+    "retrospective",
 ]
-"""Closed vocabulary: gates that hold a cell back, why nothing is claimed, and notes (the last three)."""
+"""Closed vocabulary: gates that hold a cell back, why nothing is claimed, and notes (the last four)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,15 +143,51 @@ class View:
         return Prevalence(slowed=slowed, clear=clear, undecided=len(self.present) - slowed - clear)
 
 
+def unfit(probe: ProbeSummary, effect: Effect, rules: Rules = RULES) -> tuple[Reason, ...]:
+    """Why this probe is no witness for or against the effect; empty where it is one.
+
+    Flags are said of both segments together, so which probes are witnesses is known without any coin: a cap by it
+    can take a claim away but never make one.
+    """
+    if not rules.witness_gates:
+        return ()
+    return tuple(
+        reason for reason, (flag, effects) in DISQUALIFYING.items() if effect in effects and probe.mostly(flag, rules)
+    )
+
+
+def _unfit_gates(view: View, rules: Rules) -> list[tuple[bool, Reason]]:
+    """A case needs witnesses: most of the probes that see it, and one at the edge if any stands there.
+
+    Most rather than one, because what the others say would make up the evidence; most rather than all, so that
+    one home with two uplinks hides nothing.
+    """
+    slowed = view.slowed(rules)
+    found: list[tuple[bool, Reason]] = []
+    for reason in DISQUALIFYING:
+        fit = [p for p in slowed if reason not in unfit(p, view.effect, rules)]
+        few = 2 * len(fit) <= len(slowed)
+        no_edge = any(p.at_edge for p in slowed) and not any(p.at_edge for p in fit)
+        found.append((bool(slowed) and (few or no_edge), reason))
+    return found
+
+
 def failed_gates(view: View, rules: Rules = RULES) -> tuple[Reason, ...]:
-    """Everything that keeps the cell from being a case, in the order in which it is best explained."""
+    """Everything that keeps the cell from being a case, in the order in which it is best explained.
+
+    What each is for stands in spec/statistics.md, "Gates". Household traffic and a probe short of CPU or of buffers
+    are no gates here: they blur both segments alike and can hide a difference, not make one (`busy_lines`).
+    """
     pairs, lost = view.total("pairs"), view.total("lost")
     threshold = math.log(rules.indication)
+    no_edge = not view.setting.localised and not any(p.at_edge for p in view.slowed(rules))
     checks: tuple[tuple[bool, Reason], ...] = (
         (len(view.present) < rules.least_probes, "fewer_than_3_probes"),
         (view.strength.without_two < threshold, "leave_two_out"),
         (view.total("unreceived") > 0, "no_receipts"),
-        (not view.setting.localised and not any(p.at_edge for p in view.slowed(rules)), "no_edge_probe"),
+        (no_edge, "no_edge_probe"),
+        (no_edge and rules.witness_gates and any(p.shaped_at_home for p in view.slowed(rules)), "shaped_at_home"),
+        *_unfit_gates(view, rules),
         (strength_of_placebo(view.setting.placebo, rules) >= threshold, "placebo_alarm"),
         (lost > rules.most_lost_share * (pairs + lost), "lost_pairs"),
         (view.cell.access == "hotspot", "hotspot"),

@@ -16,8 +16,8 @@ from typing import Final
 from analysis.pairs import CellKey, Pair
 
 CELL: Final = CellKey("operator", 64500, "youtube", "down", "fixed")
-START_MS: Final = 1_789_949_400_000
-"""2026-09-21, 00:10 UTC."""
+START_MS: Final = 1_795_997_400_000
+"""2026-11-30, 00:10 UTC: a Monday after the publication of the rule in force, so that nothing is retrospective."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

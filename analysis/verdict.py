@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from analysis.cases import needed, select
-from analysis.cells import Assessment
+from analysis.cells import Assessment, Detectable
+from analysis.effect import Interval, Share
 from analysis.gates import Reason
 from analysis.logs import e_value
 from analysis.pairs import CellKey
@@ -55,6 +56,9 @@ class CellVerdict:
             "state": self.state,
             "e_value": _digits(e_value(a.strength.whole)),
             "slowdown": {"estimate": _share(estimate), "low": _share(low), "high": _share(high)},
+            "delay_ms": _interval(a.delay_ms, 1),
+            "loss": _interval(a.loss, 4),
+            "share": None if a.share is None else _interval(a.share, 4),
             "pairs": a.pairs,
             "lost_pairs": a.lost,
             "probes": a.probes,
@@ -63,7 +67,12 @@ class CellVerdict:
                 "clear": a.prevalence.clear,
                 "undecided": a.prevalence.undecided,
             },
-            "detectable": {"rate_mbps": a.detectable.rate_mbps, "burst_kb": a.detectable.burst_kb},
+            "detectable": {
+                "rate_mbps": a.detectable.rate_mbps,
+                "burst_kb": a.detectable.burst_kb,
+                "delay_ms": a.detectable.delay_ms,
+                "loss": a.detectable.loss,
+            },
             "reasons": list(self.reasons),
         }
 
@@ -74,6 +83,12 @@ def _digits(value: float) -> float:
 
 def _share(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
+
+
+def _interval(found: Interval | Share, digits: int) -> dict[str, float | None]:
+    ends = (found.estimate, found.low, found.high)
+    estimate, low, high = (None if end is None or math.isinf(end) else round(end, digits) for end in ends)
+    return {"estimate": estimate, "low": low, "high": high}
 
 
 def decide(
@@ -140,9 +155,13 @@ _EXPLAINED: Final[Mapping[Reason, str]] = {
     "not_queued": "in no pair did a queue build up, so delay and loss under load cannot be compared",
     "both_segments_fail": "both segments failed in every pair",
     "busy_lines": "the line, the probe or the reflector was busy in most pairs",
+    "reflector_saturated": "the reflector itself was short of bandwidth or processor in most pairs",
+    "path_changed": "at most probes the data took another network than the session, so whose it is cannot be told",
+    "captive_portal": "most pairs were measured behind a captive portal, which answers for others",
     "leave_two_out": "without the two strongest networks too little evidence remains",
     "no_receipts": "receipts are missing",
     "no_edge_probe": "no probe that sees it stands at the network's edge, so a home router could explain it",
+    "shaped_at_home": "a tunnel, a filter, a shaper or an exhausted data cap of the household's own could explain it",
     "placebo_alarm": "two neutral names were not treated alike either",
     "lost_pairs": "more than a tenth of the started pairs are lost",
     "hotspot": "measured at public hotspots",
@@ -151,6 +170,7 @@ _EXPLAINED: Final[Mapping[Reason, str]] = {
     "lost_unknown": "without a list of started pairs nobody can tell whether any were withheld",
     "time_zone_unknown": "days and peak hours are in UTC, because the country is not known",
     "effect_among_slowed": "the size is that at the probes which see it",
+    "retrospective": "some of the pairs are older than the rule that judges them",
 }
 _STATE_WORDS: Final[Mapping[State, str]] = {
     "insufficient": "not enough data",
@@ -190,26 +210,46 @@ def _paragraph(cell: CellKey, verdicts: Sequence[CellVerdict]) -> str:
     others = [f"{v.assessment.effect} {_STATE_WORDS[v.state]}" for v in verdicts if v not in strong]
     if others:
         parts.append(f"{'Otherwise: ' if strong else ''}{'; '.join(others)}.".capitalize())
-    d = first.detectable
-    if d.rate_mbps is not None:
-        limit = f"{d.rate_mbps:g} Mbit/s or less behind a burst of {d.burst_kb:g} kB"
-        parts.append(f"Detectable here: throttling to {limit}.")
+    parts += _detectable(first.detectable)
     why = dict.fromkeys(_EXPLAINED[r] for v in verdicts for r in v.reasons)
     if why:
         parts.append(f"Note: {'; '.join(why)}.")
     return " ".join(parts)
 
 
+def _detectable(d: Detectable) -> list[str]:
+    found = []
+    if d.rate_mbps is not None:
+        found.append(f"throttling to {d.rate_mbps:g} Mbit/s or less behind a burst of {d.burst_kb:g} kB")
+    if d.delay_ms is not None and d.loss is not None:
+        found.append(f"{d.delay_ms:g} ms more delay or {100 * d.loss:g} points more loss behind a full queue")
+    return [f"Detectable here: {'; '.join(found)}."] if found else []
+
+
 def _claim(verdict: CellVerdict) -> str:
     a = verdict.assessment
-    estimate, low, high = a.interval.slowdown()
-    size = ""
-    if a.effect != "blocking" and estimate is not None:
-        sign = -1 if a.effect == "prioritising" else 1
-        ends = sorted(sign * 100 * end for end in (low, high) if end is not None)
-        span = f" (between {ends[0]:.0f} and {ends[1]:.0f} %)" if len(ends) == 2 else ""
-        size = f" by about {sign * 100 * estimate:.0f} %{span}"
+    sizes = "; ".join(_sizes(a))
     seen = f"at {a.prevalence.slowed} of {a.probes} probes by their own evidence"
     e = "beyond 1e300" if a.strength.whole > math.log(1e300) else f"{e_value(a.strength.whole):.3g}"
     word = _STATE_WORDS[verdict.state].capitalize()
-    return f"{word}: {_CLAIM[a.effect]}{size}, {seen}; evidence {e} to 1."
+    return f"{word}: {_CLAIM[a.effect]}{sizes}, {seen}; evidence {e} to 1."
+
+
+def _sizes(a: Assessment) -> list[str]:
+    """How large, in the measures in which there is a figure; each after what it continues."""
+    if a.share is not None:
+        return [] if a.share.estimate is None else [_size(", in about", "", a.share, 100, " % of the pairs")]
+    sign = -1 if a.effect == "prioritising" else 1
+    longer, more = ("less", "less") if sign < 0 else ("more", "more")
+    estimate, low, high = a.interval.slowdown()
+    rate = Interval(estimate, -math.inf if low is None else low, math.inf if high is None else high)
+    found = []
+    if estimate is not None:
+        found.append(_size(" by about", "", rate, sign * 100, " %"))
+    if a.delay_ms.estimate is not None:
+        found.append(_size(" under load: about", "", a.delay_ms, sign, f" ms {longer} delay"))
+    if a.loss.estimate is not None:
+        found.append(_size(" and about", "", a.loss, sign * 100, f" points {more} loss"))
+    return found
+
+

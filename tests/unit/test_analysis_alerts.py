@@ -22,7 +22,7 @@ from analysis.rules import RULES
 from analysis.simulate import CELL, START_MS, Line, stream
 
 KEY = (CELL, "slowing")
-START_DAY = date(2026, 9, 21).toordinal()
+START_DAY = date(2026, 11, 30).toordinal()
 """Of the simulated streams."""
 DAY = 739_880
 FOUND = Finding(supported=True, onset_day=DAY, witnesses=("p0", "p1", "p2"))
