@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: EUPL-1.2
-"""Reads what probes and reflectors wrote into files: the only module of this room that opens any.
+"""Reads what probes and reflectors wrote into files; `analysis.archive` opens them.
 
 Signatures are checked; a record that fails is refused, counted and named, and judging goes on without it. A line
 that is no record at all stops with the file's name and the line's number: then the wrong file was given.
@@ -16,13 +16,13 @@ from datetime import tzinfo
 from pathlib import Path
 from typing import Final, TypeVar
 
+from analysis.archive import ArchiveError, lines
 from analysis.match import UNKNOWN_OPERATOR, Session, pairs_of
 from analysis.pairs import CellKey, Pair, in_order
 from analysis.plan import ZONES
 from analysis.rules import digest_of_inputs
 from probe.wire.codec import WireError
 from probe.wire.envelope import Envelope, from_line, open_record
-from probe.wire.limits import MAX_ENVELOPE_BYTES
 from probe.wire.records import Measurement, Origin, Receipt, Started
 
 NETTEST: Final = "differential"
@@ -71,30 +71,19 @@ class Corpus:
 
 
 def read_files(paths: Iterable[Path]) -> Records:
-    """Read JSON lines of envelopes. Raises SourceError."""
+    """Read JSON lines of envelopes, plain or gzip. Raises SourceError."""
     records = Records()
     for path in paths:
         try:
-            with path.open("rb") as file:
-                for number, line, whole in _lines(file):
-                    _take(records, line, whole, f"{path}, line {number}")
-        except OSError as error:
-            raise SourceError(f"cannot read {path}: {error.strerror or error}") from None
+            for number, line, whole in lines(path):
+                _take(records, line, whole, f"{path}, line {number}")
+        except ArchiveError as error:
+            raise SourceError(str(error)) from None
     return records
-
-
-def _lines(file: Iterable[bytes]) -> Iterator[tuple[int, bytes, bool]]:
-    """Number, text and whether the line was written to its end; blank lines are skipped."""
-    for number, line in enumerate(file, start=1):
-        text = line.strip()
-        if text:
-            yield number, text, line.endswith(b"\n")
 
 
 def _take(records: Records, line: bytes, whole: bool, where: str) -> None:
     try:
-        if len(line) > MAX_ENVELOPE_BYTES:
-            raise WireError("too_large")
         envelope = from_line(line)
     except WireError as error:
         if not whole and error.reason == "not_json":
