@@ -31,6 +31,20 @@ def refuse(status: int, error: str, detail: str, retry_after_s: int | None = Non
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EchoPlan:
+    """What a slot of a concurrent pair sends, from the pair's beginning on."""
+
+    count: int
+    interval_s: float
+    size: int
+    """Bytes of each small packet."""
+    offset_s: float
+    """How long after the pair's beginning the first one is due: the slot's phase."""
+    secret: bytes
+    """What makes each packet unforeseeable; known to the reflector alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """What a data connection with a valid hello is allowed to do."""
 
@@ -46,6 +60,12 @@ class Job:
     """What the reflector sends first, in either direction of the segment."""
     head: bytes = b""
     """What each datagram begins with."""
+    echo: EchoPlan | None = None
+    """A slot of a concurrent pair: small packets to be answered, and nothing else."""
+    begins: tuple[str, ...] = ()
+    """The load of a concurrent pair: the tickets of the slots whose clock starts with this connection's hello."""
+    after_s: float = 0.0
+    """So long after the hello the transfer begins; `duration_s` counts from there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +95,7 @@ class NoJob:
         "wrong_carrier",
         "mismatch",
         "no_calibration",
+        "no_load",
     ]
 
 
@@ -97,6 +118,7 @@ class Counted:
     saturated: bool = False
     datagrams_sent: int | None = None
     datagrams_received: int | None = None
+    echo_us: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from probe.protocol.accounts import RETRY_AFTER_S, Awaited, Counted, Job, Limits, NoJob, Refusal, refuse
+from probe.protocol.concurrent import datagram_mbps
 from probe.protocol.datagram import UDP_CARRIERS
-from probe.protocol.datagram_rate import datagram_pace_mbps
 from probe.protocol.quota import Room, line_mbps
+from probe.protocol.receipt_size import ROOM_BYTES, sequential_bytes
 from probe.protocol.reflector_role import ReceiptEnd, ReflectorSession
-from probe.protocol.session import BIN_MS
-from probe.wire.limits import MAX_PAYLOAD_BYTES
 from probe.wire.messages import (
     DataHello,
     Endpoint,
@@ -28,7 +27,7 @@ from probe.wire.messages import (
     SessionGrant,
     SessionRequest,
 )
-from probe.wire.records import Carrier, Direction, Origin, Receipt, Software, Started
+from probe.wire.records import Carrier, Design, Direction, Origin, Receipt, Software, Started
 from probe.wire.scrub import address_path
 
 RECEIPT_KEPT_MS: Final = 600_000
@@ -40,8 +39,7 @@ _PATIENCE: Final = 4
 
 def pairs_that_fit(segment_s: float) -> int:
     """How many pairs of this segment length fit into one receipt's largest payload, however long their numbers."""
-    bins = segment_s * 1000 / BIN_MS + 1
-    return max(1, int((MAX_PAYLOAD_BYTES - 2000) // (1200 + 2 * (800 + 20 * bins))))
+    return max(1, int(ROOM_BYTES // sequential_bytes(segment_s)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +51,7 @@ class Identity:
     software: Software | None = None
     carriers: tuple[Carrier, ...] = ("tls",)
     """What its data planes can carry."""
+    designs: tuple[Design, ...] = ("sequential", "concurrent")
 
 
 class Booking:
@@ -65,7 +64,7 @@ class Booking:
         self._open: dict[str, ReflectorSession] = {}
         self._ended: dict[str, ReflectorSession] = {}
         self._room = Room(limits)
-        self._running: dict[str, Job] = {}  # session -> its data connection: there is one at a time
+        self._running: dict[str, dict[str, Job]] = {}  # session -> its data connections by their tickets
         self._progress_ms: dict[str, int] = {}  # session -> when it was opened or last began a pair
         self._tickets: dict[str, str] = {}  # ticket -> session, for the open pair of each
         self._flights: dict[str, set[str]] = {}  # first flights that are answered at once -> their sessions
@@ -90,8 +89,8 @@ class Booking:
 
     def used_mbps(self, direction: Direction) -> float:
         """What the running data connections may put on the line now; those without a pace count as 0."""
-        jobs = (job for job in self._running.values() if job.direction == direction)
-        return sum(line_mbps(job.pace_mbps, calibrating=False) for job in jobs)
+        jobs = (job for running in self._running.values() for job in running.values() if job.direction == direction)
+        return sum(line_mbps(job.pace_mbps, calibrating=False) for job in jobs if job.echo is None)
 
     @property
     def identity(self) -> Identity:
@@ -143,6 +142,7 @@ class Booking:
             idle_timeout_s=self._limits.idle_timeout_s,
             clock_ms=now_ms,
             carriers=self._identity.carriers,
+            designs=self._identity.designs,
         )
         self._open[grant.session] = ReflectorSession(
             request=request,
@@ -186,7 +186,8 @@ class Booking:
         """Toss a pair's coin; its tickets are good from here. A wrong nonce ends the session."""
         answer = session.reveal(number, message, now_ms)
         if isinstance(answer, PairOrder):
-            self._tickets.update((ticket, session.grant.session) for ticket in answer.tickets)
+            given = (*answer.tickets, *([answer.load_ticket] if answer.load_ticket else []))
+            self._tickets.update((ticket, session.grant.session) for ticket in given)
             for flight in session.flights:
                 self._flights.setdefault(flight, set()).add(session.grant.session)
         else:
@@ -220,13 +221,16 @@ class Booking:
             return NoJob(reason="unknown_ticket")
         job = session.opened(hello, name, origin, now_ms, carrier=carrier, flight=flight)
         if isinstance(job, Job):
-            self._running[job.session] = job
+            self._running.setdefault(job.session, {})[job.ticket] = job
         return job
 
     def ended(self, job: Job, counted: Counted, now_ms: int) -> None:
         """A data connection that had a job is over."""
-        if self._running.get(job.session) is job:
-            del self._running[job.session]
+        running = self._running.get(job.session, {})
+        if running.get(job.ticket) is job:
+            del running[job.ticket]
+            if not running:
+                del self._running[job.session]
         session = self._open.get(job.session)
         if session is not None and job.ticket:
             session.ended(job.ticket, counted, now_ms)
@@ -285,7 +289,7 @@ class Booking:
         if message.carrier not in UDP_CARRIERS or session.datagram_mbps:
             return None
         taken = sum(one.datagram_mbps for one in self._open.values())
-        if not taken or taken + datagram_pace_mbps(message.pace_mbps) <= self._limits.datagram_mbps:
+        if not taken or taken + datagram_mbps(message) <= self._limits.datagram_mbps:
             return None
         return refuse(503, "busy", "all that this reflector carries over UDP is taken", RETRY_AFTER_S)
 

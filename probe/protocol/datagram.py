@@ -37,6 +37,11 @@ DATA: Final = 1
 FEEDBACK: Final = 2
 CHALLENGE: Final = 3
 END: Final = 4
+PING: Final = 5
+"""A small packet of a concurrent pair; `echo_us` and `held_us` carry what its echo must bring back."""
+ECHO: Final = 6
+ALIVE: Final = 7
+"""The probe is still there, though nothing came that it could have answered."""
 
 _TAG_BYTES: Final = 8
 _HEADER: Final = struct.Struct(">B3xIIIIIII")

@@ -17,9 +17,9 @@ from probe.wire.failure import Failure
 
 REPEAT_S: Final = 0.25
 """Flight and hello are sent again after so long without an answer."""
-_SILENCE_S: Final = 0.25
+SILENCE_AFTER_S: Final = 0.25
 """Once the reflector's clock is surely over, so long without a datagram means that its three ends were lost."""
-_CLOCK_SLACK_S: Final = 0.02
+CLOCK_SLACK_S: Final = 0.02
 """As over TCP: the reflector's timer may fire a little early, and its clock may run faster than ours."""
 
 
@@ -70,9 +70,14 @@ class ProbeFlow:
             return  # nothing else is sent to who has not echoed
         elif packet.kind == END:
             self._end(None if now >= self._over else "connection_aborted", now)
-        elif self._step.direction == "down" and packet.kind == DATA and self._receiver is not None:
+        else:
+            self._take(packet, len(raw), now)
+
+    def _take(self, packet: Packet, size: int, now: float) -> None:
+        """A datagram of the segment itself came."""
+        if self._step.direction == "down" and packet.kind == DATA and self._receiver is not None:
             self.phase = "moving"
-            self._receiver.take(packet, len(raw), now)
+            self._receiver.take(packet, size, now)
         elif self._step.direction == "up" and packet.kind == FEEDBACK:
             self._take_feedback(packet, now)
 
@@ -188,7 +193,7 @@ class ProbeFlow:
     @property
     def _over(self) -> float:
         """An end at this time or later is the normal one."""
-        return (self.started_at or self._began) + self._step.segment_s - _CLOCK_SLACK_S
+        return (self.started_at or self._began) + self._step.segment_s - CLOCK_SLACK_S
 
     @property
     def _patience(self) -> float:
@@ -199,7 +204,7 @@ class ProbeFlow:
         receiver = self._receiver
         if receiver is None or receiver.first_at is None:
             return limit
-        return min(limit, max(receiver.first_at + self._step.segment_s, receiver.last_at) + _SILENCE_S)
+        return min(limit, max(receiver.first_at + self._step.segment_s, receiver.last_at) + SILENCE_AFTER_S)
 
     def _look_at_clock(self, now: float) -> None:
         if now >= self._patience:

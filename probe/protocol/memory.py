@@ -17,7 +17,17 @@ from probe.protocol.desk import Answer, ControlRequest, answer
 from probe.protocol.probe_role import ProbeSession
 from probe.protocol.reflector_role import ReflectorSession
 from probe.protocol.session import decode_hello
-from probe.protocol.steps import AwaitPlan, Finished, Guard, PlannedPair, RunSegment, SegmentFacts, Send, Wait
+from probe.protocol.steps import (
+    AwaitPlan,
+    Finished,
+    Guard,
+    PlannedPair,
+    RunSegment,
+    RunTogether,
+    SegmentFacts,
+    Send,
+    Wait,
+)
 from probe.wire.envelope import Envelope, seal, to_line
 from probe.wire.messages import Endpoint
 from probe.wire.records import Carrier, Origin
@@ -121,6 +131,8 @@ class MemoryReflector:
 
 Transfer = Callable[[RunSegment, MemoryReflector], SegmentFacts]
 """Runs one segment: connects, lets time pass, counts, and says what the probe saw."""
+Together = Callable[[RunTogether, MemoryReflector], tuple[SegmentFacts, SegmentFacts]]
+"""The same of a concurrent pair's two slots and their load."""
 
 
 def even_transfer(mbps: Callable[[RunSegment], float], bin_ms: int = 100) -> Transfer:
@@ -155,8 +167,9 @@ def drive(
     transfer: Transfer,
     *,
     guard_ms: int = 20,
+    together: Together | None = None,
 ) -> Finished:
-    """Run a whole session in memory and in virtual time."""
+    """Run a whole session in memory and in virtual time; `together` is for concurrent pairs."""
     clock = reflector.clock
     while True:
         step = session.next(clock.now_ms)
@@ -168,6 +181,10 @@ def drive(
             clock.advance(step.ms)
         elif isinstance(step, RunSegment):
             session.segment_ended(transfer(step, reflector), clock.now_ms)
+        elif isinstance(step, RunTogether):
+            if together is None:
+                raise ValueError("a plan with concurrent pairs needs somebody who runs them")
+            session.together_ended(together(step, reflector), clock.now_ms)
         elif isinstance(step, Guard):
             clock.advance(guard_ms)
             session.guard_ended(guard_ms, clock.now_ms)

@@ -25,6 +25,7 @@ class ProbePair:
     endpoint: int = 0
     arms: tuple[Arm, ...] = ()
     tickets: tuple[str, ...] = ()
+    load_ticket: str | None = None
     facts: list[SegmentFacts] = field(default_factory=list)
     guards_ms: list[int] = field(default_factory=list)
     result: PairResult | None = None
@@ -61,6 +62,8 @@ def commit_message(pair: ProbePair) -> PairCommit:
         carrier=planned.carrier,
         app_bytes=planned.app_wire.announced() if planned.app_wire else None,
         neutral_bytes=planned.neutral_wire.announced() if planned.neutral_wire else None,
+        design=planned.design,
+        packets=planned.packets,
     )
 
 

@@ -20,8 +20,10 @@ from probe.protocol.steps import (
     Calibrate,
     Finished,
     Guard,
+    Load,
     PlannedPair,
     RunSegment,
+    RunTogether,
     SegmentFacts,
     Send,
     Step,
@@ -123,7 +125,9 @@ class ProbeSession:
         if self._phase == "unplanned":
             return AwaitPlan()
         if self._phase == "segment":
-            return self._segment_step()
+            if self._is_concurrent:
+                return self._together_step()
+            return self._segment_step(1 if self._pairs[-1].facts else 0)
         if self._phase == "guard":
             pair = self._pairs[-1]
             return Guard(pair=pair.number, slot=0 if len(pair.facts) == 1 else 1)
@@ -152,13 +156,17 @@ class ProbeSession:
     def plan(self, pairs: Sequence[PlannedPair]) -> None:
         """Add pairs to be run. An empty plan on a fresh session closes it.
 
-        A pace above the grant is lowered to it, before the pair's coin. Raises ValueError while a pair is open, and
-        for a stream that would be taken for TLS.
+        A pace above the grant is lowered to it, before the pair's coin. Raises ValueError while a pair is open, for a
+        stream that would be taken for TLS, and for a design that the reflector cannot witness.
         """
         if not self.is_between_pairs or self.grant is None:
             raise ValueError("pairs are planned between pairs of a granted session")
+        if any((pair.design == "concurrent") != (pair.packets is not None) for pair in pairs):
+            raise ValueError("a concurrent pair, and no other, has small packets")
         if any(begins_like_tls(pair) for pair in pairs):
             raise ValueError("a flight of the carrier stream must not begin with 0x16: choose other first bytes")
+        if any(pair.design not in self.grant.designs for pair in pairs):
+            raise ValueError("this reflector knows no concurrent pairs: leave such profiles out")
         most = self.grant.most_pace_mbps
         self._planned += [replace(pair, pace_mbps=allowed_pace_mbps(pair.pace_mbps, most)) for pair in pairs]
         self._phase = "between"
@@ -222,9 +230,16 @@ class ProbeSession:
 
     def segment_ended(self, facts: SegmentFacts, now_ms: int) -> None:
         """How the segment went. A failure is data: the pair goes on whatever it says."""
-        if self._phase != "segment":
+        if self._phase != "segment" or self._is_concurrent:
             raise ValueError("no segment is running")
         self._pairs[-1].facts.append(facts)
+        self._phase = "guard"
+
+    def together_ended(self, facts: tuple[SegmentFacts, SegmentFacts], now_ms: int) -> None:
+        """How the two slots of a concurrent pair went; one guard gap follows, after both."""
+        if self._phase != "segment" or not self._is_concurrent:
+            raise ValueError("no concurrent pair is running")
+        self._pairs[-1].facts += facts
         self._phase = "guard"
 
     def guard_ended(self, guard_ms: int, now_ms: int) -> None:
@@ -232,7 +247,7 @@ class ProbeSession:
         if self._phase != "guard":
             raise ValueError("no guard gap is running")
         pair = self._pairs[-1]
-        pair.guards_ms.append(guard_ms)
+        pair.guards_ms += [guard_ms] * (2 if self._is_concurrent else 1)
         self._phase = "segment" if len(pair.facts) < len(pair.arms) else "finishing"
 
     # -- what comes out -----------------------------------------------------------------------------------------
@@ -285,9 +300,30 @@ class ProbeSession:
         self._ending = self._ending or "done"
         self._phase = "closing"
 
-    def _segment_step(self) -> RunSegment:
+    @property
+    def _is_concurrent(self) -> bool:
+        return self._pairs[-1].planned.design == "concurrent"
+
+    def _together_step(self) -> RunTogether:
         pair, grant = self._pairs[-1], self._granted
-        slot: Literal[0, 1] = 0 if not pair.facts else 1
+        planned = pair.planned
+        if planned.packets is None or pair.load_ticket is None:
+            raise AssertionError("checked when the pair was planned and when its order came")
+        return RunTogether(
+            slots=(self._segment_step(0), self._segment_step(1)),
+            load=Load(
+                endpoint=grant.endpoints[pair.endpoint],
+                name=planned.packets.load_name,
+                ticket=pair.load_ticket,
+                certificate=grant.data_certificate,
+                direction=planned.direction,
+                pace_mbps=planned.pace_mbps,
+                segment_s=planned.segment_s,
+            ),
+        )
+
+    def _segment_step(self, slot: Literal[0, 1]) -> RunSegment:
+        pair, grant = self._pairs[-1], self._granted
         return RunSegment(
             pair=pair.number,
             slot=slot,
@@ -302,6 +338,7 @@ class ProbeSession:
             direction=pair.planned.direction,
             pace_mbps=pair.planned.pace_mbps,
             segment_s=pair.planned.segment_s,
+            packet_bytes=pair.planned.packets.bytes if pair.planned.packets else 0,
         )
 
     def _request_step(self) -> Send:
@@ -371,7 +408,11 @@ class ProbeSession:
             len(answer.tickets) == 2 and answer.tickets[0] != answer.tickets[1],
             "the reflector gave no two tickets",
         )
-        pair.arms, pair.tickets = arms, answer.tickets
+        self._expect(
+            (answer.load_ticket is not None) == self._is_concurrent and answer.load_ticket not in answer.tickets,
+            "the reflector's tickets are not those of this kind of pair",
+        )
+        pair.arms, pair.tickets, pair.load_ticket = arms, answer.tickets, answer.load_ticket
         self._phase = "segment"
 
     def _take_receipt(self, body: bytes) -> None:

@@ -56,6 +56,7 @@ class Slot:
             paced=counted.paced,
             datagrams_sent=counted.datagrams_sent,
             datagrams_received=counted.datagrams_received,
+            echo_us=counted.echo_us,
         )
 
     def is_as_announced(self, name: str | None, flight: str | None, carrier: Carrier) -> bool:
@@ -63,6 +64,16 @@ class Slot:
         if carrier in NAMED_CARRIERS and (name is None or name.lower() != self.name.lower()):
             return False
         return self.bytes is None or flight == self.bytes.flight
+
+
+@dataclass(slots=True)
+class LoadSlot:
+    """What fills the queue of a concurrent pair; it belongs to neither arm."""
+
+    ticket: str
+    name: str
+    state: Literal["waiting", "running", "over"] = "waiting"
+    counted: Counted | None = None
 
 
 @dataclass(slots=True)
@@ -78,6 +89,8 @@ class ReflectorPair:
     order: PairOrder | None = None
     revealed_ms: int = 0
     slots: list[Slot] = field(default_factory=list)
+    load: LoadSlot | None = None
+    """Of a concurrent pair, once its coin fell."""
     finish: PairFinish | None = None
     result: PairResult | None = None
 
@@ -85,6 +98,17 @@ class ReflectorPair:
     def is_over(self) -> bool:
         """Whether it was finished."""
         return self.result is not None
+
+    @property
+    def is_concurrent(self) -> bool:
+        """Whether both slots run at once."""
+        return self.commit.design == "concurrent"
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """Tickets of the connections that are open now."""
+        load = (self.load,) if self.load is not None else ()
+        return tuple(one.ticket for one in (*self.slots, *load) if one.state == "running")
 
 
 def seen_name(name: str | None) -> str | None:
@@ -98,6 +122,8 @@ def receipt_pair(pair: ReflectorPair) -> ReceiptPair:
     """The pair as the receipt tells it, finished or not."""
     result = pair.result
     commit = pair.commit
+    load = pair.load.counted if pair.load is not None else None
+    counts = [counted for counted in (*(slot.counted for slot in pair.slots), load) if counted is not None]
     return ReceiptPair(
         pair=commit.pair,
         kind=commit.kind,
@@ -117,5 +143,7 @@ def receipt_pair(pair: ReflectorPair) -> ReceiptPair:
         carrier=commit.carrier,
         app_flight=commit.app_bytes.flight if commit.app_bytes else None,
         neutral_flight=commit.neutral_bytes.flight if commit.neutral_bytes else None,
-        saturated=any(slot.counted is not None and slot.counted.saturated for slot in pair.slots),
+        saturated=any(one.saturated for one in counts),
+        design=commit.design,
+        load_bytes=load.bytes if load is not None else 0,
     )

@@ -13,10 +13,19 @@ from dataclasses import replace
 from typing import Literal
 
 from probe.protocol import coin, pacing
-from probe.protocol.accounts import Awaited, Counted, Job, Limits, NoJob, Refusal, StillRunning, refuse
+from probe.protocol.accounts import Awaited, Counted, EchoPlan, Job, Limits, NoJob, Refusal, StillRunning, refuse
+from probe.protocol.concurrent import (
+    LOAD_WINDOW_S,
+    datagram_mbps,
+    echo_plan,
+    load_s,
+    receipt_bytes,
+    wanted_bytes,
+    why_not_concurrent,
+)
 from probe.protocol.datagram import UDP_CARRIERS
-from probe.protocol.datagram_rate import datagram_pace_mbps
-from probe.protocol.reflector_pair import NAMED_CARRIERS, ReflectorPair, Slot, receipt_pair, seen_name
+from probe.protocol.receipt_size import ROOM_BYTES
+from probe.protocol.reflector_pair import NAMED_CARRIERS, LoadSlot, ReflectorPair, Slot, receipt_pair, seen_name
 from probe.protocol.session import MOST_CALIBRATION_S, MOST_CALIBRATIONS, TICKET_WINDOW_S, outcome_of
 from probe.wire.messages import (
     DataHello,
@@ -72,6 +81,7 @@ class ReflectorSession:
         self._heard_ms = now_ms
         self._pairs: list[ReflectorPair] = []
         self._booked_bytes = 0
+        self._receipt_bytes = 0.0
         self._calibrations: dict[Direction, int] = {"down": 0, "up": 0}
 
     # -- control channel ----------------------------------------------------------------------------------------
@@ -121,7 +131,15 @@ class ReflectorSession:
         arms = coin.arms_in_order(first, CONTROL_ARMS[pair.commit.carrier])
         tickets = (self._random(16).hex(), self._random(16).hex())
         pair.probe_nonce, pair.revealed_ms = message.nonce, now_ms
-        pair.order = PairOrder(pair=number, neutral_first=first, arms=arms, tickets=tickets)
+        load = LoadSlot(self._random(16).hex(), pair.commit.packets.load_name) if pair.commit.packets else None
+        pair.order = PairOrder(
+            pair=number,
+            neutral_first=first,
+            arms=arms,
+            tickets=tickets,
+            load_ticket=load.ticket if load is not None else None,
+        )
+        pair.load = load
         pair.slots = [_slot(ticket, arm, pair.commit) for ticket, arm in zip(tickets, arms, strict=True)]
         return pair.order
 
@@ -142,12 +160,13 @@ class ReflectorSession:
             return pair
         if pair.order is None:
             return refuse(409, "pair_out_of_order", "reveal the nonce before finishing the pair")
-        running = tuple(slot.ticket for slot in pair.slots if slot.state == "running")
-        if running and not force:
-            return StillRunning(tickets=running)
+        if pair.running and not force:
+            return StillRunning(tickets=pair.running)
         segments = tuple(slot.segment("aborted" if slot.state == "running" else "absent") for slot in pair.slots)
         for slot in pair.slots:
             slot.state = "over"
+        if pair.load is not None:
+            pair.load.state = "over"
         pair.finish = message
         pair.result = PairResult(
             pair=number, outcome=outcome_of([segment.end for segment in segments]), segments=segments
@@ -178,14 +197,15 @@ class ReflectorSession:
     def is_silent(self, now_ms: int) -> bool:
         """Whether the control channel has been silent for too long."""
         allowed_s = self._limits.idle_timeout_s
-        if self._pairs and any(slot.state == "running" for slot in self._pairs[-1].slots):
+        if self._pairs and self._pairs[-1].running:
             allowed_s += self._pairs[-1].commit.segment_s
         return now_ms - self._heard_ms > allowed_s * 1000
 
     @property
     def tickets(self) -> tuple[str, ...]:
         """Every ticket that this session gave out."""
-        return tuple(slot.ticket for pair in self._pairs for slot in pair.slots)
+        loads = tuple(pair.load.ticket for pair in self._pairs if pair.load is not None)
+        return tuple(slot.ticket for pair in self._pairs for slot in pair.slots) + loads
 
     @property
     def datagram_mbps(self) -> float:
@@ -193,7 +213,7 @@ class ReflectorSession:
         pair = self._pairs[-1] if self._pairs and self.receipt is None else None
         if pair is None or pair.is_over or pair.commit.carrier not in UDP_CARRIERS:
             return 0.0
-        return datagram_pace_mbps(pair.commit.pace_mbps)
+        return datagram_mbps(pair.commit)
 
     @property
     def pairs_started(self) -> int:
@@ -251,6 +271,8 @@ class ReflectorSession:
             return NoJob(reason="unknown_ticket")
         if hello.purpose == "calibration":
             return self._open_calibration(hello, origin)
+        if hello.purpose == "load":
+            return self._open_load(hello, name, origin, now_ms)
         pair = self._pairs[-1] if self._pairs else None
         slot = next((slot for slot in pair.slots if slot.ticket == hello.ticket), None) if pair else None
         if pair is None or slot is None:
@@ -276,6 +298,7 @@ class ReflectorSession:
             carrier=carrier,
             answer=bytes.fromhex(slot.bytes.answer) if slot.bytes else b"",
             head=bytes.fromhex(slot.bytes.head) if slot.bytes else b"",
+            echo=self._echo_plan(pair, slot),
         )
 
     def ended(self, ticket: str, counted: Counted, now_ms: int) -> None:
@@ -285,6 +308,10 @@ class ReflectorSession:
                 slot.state, slot.counted, slot.ended_ms = "over", counted, now_ms
                 self._booked_bytes += counted.bytes if self._pairs[-1].commit.pace_mbps == 0 else 0
                 self.heard(now_ms)
+        load = self._pairs[-1].load if self._pairs and self.receipt is None else None
+        if load is not None and load.ticket == ticket and load.state == "running":
+            load.state, load.counted = "over", counted
+            self._booked_bytes += counted.bytes if self._pairs[-1].commit.pace_mbps == 0 else 0
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -298,15 +325,18 @@ class ReflectorSession:
             return refuse(400, "not_granted", f"the pace must be above 0 and at most {most:g} Mbit/s")
         if message.segment_s > self.request.segment_s:
             return refuse(400, "not_granted", "the segment is longer than the session asked for")
-        if address_path([message.app, message.profile, message.app_name, message.neutral_name]):
+        load_name = message.packets.load_name if message.packets else ""
+        if address_path([message.app, message.profile, message.app_name, message.neutral_name, load_name]):
             return refuse(400, "address", "a name looks like a network address")
-        unequal = _unequal_arms(message, self.grant.carriers)
+        unequal = _unequal_arms(message, self.grant.carriers) or why_not_concurrent(message)
         if unequal:
             return refuse(400, "not_granted", unequal)
-        wanted = pacing.pair_bytes(message.pace_mbps, message.segment_s)
-        if self._booked_bytes + wanted > self._limits.session_bytes:
-            return refuse(429, "quota", "this session has used up its bytes")
+        wanted, written = wanted_bytes(message), receipt_bytes(message)
+        is_full = self._receipt_bytes + written > ROOM_BYTES
+        if is_full or self._booked_bytes + wanted > self._limits.session_bytes:
+            return refuse(429, "quota", f"this session has used up its {'receipt' if is_full else 'bytes'}")
         self._booked_bytes += wanted
+        self._receipt_bytes += written
         return None
 
     def _begin(self, message: PairCommit, now_ms: int) -> None:
@@ -337,6 +367,7 @@ class ReflectorSession:
             origin=self._origin,
             hotspot=self.request.hotspot,
             carrier=pair.commit.carrier,
+            design=pair.commit.design,
         )
 
     def _open_pair(self, number: int) -> ReflectorPair | Refusal:
@@ -349,8 +380,12 @@ class ReflectorSession:
     @staticmethod
     def _good_until_ms(pair: ReflectorPair, slot: Slot) -> float:
         first = pair.slots[0]
+        if pair.load is not None and pair.load.state != "waiting":
+            return -1  # the pair's clock has started without this slot
         if slot is first:
             return pair.revealed_ms + TICKET_WINDOW_S * 1000
+        if pair.is_concurrent:
+            return pair.revealed_ms + 2 * TICKET_WINDOW_S * 1000
         if first.state == "running":
             return -1  # one at a time, in the coin's order
         if first.ended_ms is None:
@@ -384,6 +419,44 @@ class ReflectorSession:
         pace = self.grant.most_pace_mbps / pacing.SHARE_OF_LINE
         self._booked_bytes += pacing.segment_bytes(pace, seconds)
         return Job(session=self.grant.session, ticket="", direction=hello.direction, pace_mbps=pace, duration_s=seconds)
+
+    def _open_load(self, hello: DataHello, name: str | None, origin: Origin, now_ms: int) -> Job | NoJob:
+        """The load of the open pair: its hello starts the clock of the slots that are open, and of no other."""
+        pair = self._pairs[-1] if self._pairs else None
+        load = pair.load if pair is not None else None
+        if pair is None or load is None or load.ticket != hello.ticket:
+            return NoJob(reason="unknown_ticket")
+        if load.state != "waiting" or pair.is_over:
+            return NoJob(reason="used_ticket")
+        if hello.direction != pair.commit.direction:
+            return NoJob(reason="wrong_direction")
+        if now_ms > pair.revealed_ms + LOAD_WINDOW_S * 1000:
+            return NoJob(reason="late_ticket")
+        slots = tuple(slot.ticket for slot in pair.slots if slot.state == "running")
+        if not slots:
+            return NoJob(reason="no_load")
+        self._take_origin(origin)
+        if name is None or name.lower() != load.name.lower():
+            load.state = "over"
+            return NoJob(reason="mismatch")
+        load.state = "running"
+        for slot in pair.slots:
+            slot.state = "over" if slot.state == "waiting" else slot.state  # absent: its turn has passed
+        self.heard(now_ms)
+        return Job(
+            session=self.grant.session,
+            ticket=load.ticket,
+            direction=pair.commit.direction,
+            pace_mbps=pair.commit.pace_mbps,
+            duration_s=load_s(pair.commit.segment_s),
+            begins=slots,
+            after_s=pair.commit.segment_s - load_s(pair.commit.segment_s),
+        )
+
+    def _echo_plan(self, pair: ReflectorPair, slot: Slot) -> EchoPlan | None:
+        if not pair.is_concurrent:
+            return None
+        return echo_plan(pair.commit, 0 if slot is pair.slots[0] else 1, self._random(16))
 
     def _take_origin(self, origin: Origin) -> None:
         if not self._has_data_origin:

@@ -100,7 +100,7 @@ def server_flight(found: bytes, random_bytes: RandomBytes) -> bytes:
     body += len(extensions).to_bytes(2, "big") + extensions
     message = b"\x02" + len(body).to_bytes(3, "big") + body
     flight = b"\x16\x03\x03" + len(message).to_bytes(2, "big") + message + _CHANGE_CIPHER_SPEC
-    return flight + b"".join(_record(random_bytes(length)) for length in _SERVER_RECORDS)
+    return flight + b"".join(record(random_bytes(length)) for length in _SERVER_RECORDS)
 
 
 def is_server_flight(raw: bytes, sent: bytes) -> bool:
@@ -118,7 +118,7 @@ def is_server_flight(raw: bytes, sent: bytes) -> bool:
 
 def client_finish(hello: bytes, random_bytes: RandomBytes) -> bytes:
     """What a TLS 1.3 client ends its handshake with, and a record that is the sealed hello."""
-    return _CHANGE_CIPHER_SPEC + _record(random_bytes(_FINISHED_BYTES)) + _record(seal(hello, random_bytes))
+    return _CHANGE_CIPHER_SPEC + record(random_bytes(_FINISHED_BYTES)) + record(seal(hello, random_bytes))
 
 
 def hello_in_finish(raw: bytes) -> bytes:
@@ -133,11 +133,12 @@ def hello_in_finish(raw: bytes) -> bytes:
 def framed(noise: bytes) -> bytes:
     """Whole records of application data with this content: `noise` holds a multiple of a record's body."""
     return b"".join(
-        _record(noise[start : start + RECORD_BODY_BYTES]) for start in range(0, len(noise), RECORD_BODY_BYTES)
+        record(noise[start : start + RECORD_BODY_BYTES]) for start in range(0, len(noise), RECORD_BODY_BYTES)
     )
 
 
-def _record(body: bytes) -> bytes:
+def record(body: bytes) -> bytes:
+    """A record of application data, as TLS frames it."""
     return b"\x17\x03\x03" + len(body).to_bytes(2, "big") + body
 
 

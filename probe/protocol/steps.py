@@ -19,8 +19,8 @@ from probe.protocol.session import (
     encode_hello,
 )
 from probe.wire.failure import Failure
-from probe.wire.messages import ArmBytes, DataHello, Endpoint
-from probe.wire.records import Carrier, Direction, PairKind
+from probe.wire.messages import ArmBytes, DataHello, Endpoint, SmallPackets
+from probe.wire.records import Carrier, Design, Direction, PairKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,9 @@ class PlannedPair:
     app_wire: WireBytes | None = None
     neutral_wire: WireBytes | None = None
     """Both for the carriers stream, quic and datagram; their parts are equally long."""
+    design: Design = "sequential"
+    packets: SmallPackets | None = None
+    """Concurrent design alone; the pace is then the load's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,8 @@ class RunSegment:
     segment_s: float
     carrier: Carrier = "tls"
     wire: WireBytes | None = None
+    packet_bytes: int = 0
+    """Of each small packet, where the segment is a slot of a concurrent pair."""
     connect_timeout_s: float = CONNECT_TIMEOUT_S
     tls_timeout_s: float = TLS_TIMEOUT_S
 
@@ -161,6 +166,41 @@ class Calibrate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What fills the queue of a concurrent pair: TLS under a neutral name. Its hello starts the pair's clock."""
+
+    endpoint: Endpoint
+    name: str
+    ticket: str
+    certificate: str
+    direction: Direction
+    pace_mbps: float
+    segment_s: float
+    """Of the whole pair; for the first half second of it nothing is transferred."""
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    tls_timeout_s: float = TLS_TIMEOUT_S
+
+    def hello(self, address: str | None) -> bytes:
+        """The 512 bytes to send first."""
+        return encode_hello(
+            DataHello(v=1, ticket=self.ticket, purpose="load", direction=self.direction, address=address)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTogether:
+    """Open slot A, then slot B, then the load; answer small packets until both are over; call `together_ended`."""
+
+    slots: tuple[RunSegment, RunSegment]
+    load: Load
+
+    @property
+    def pair(self) -> int:
+        """The pair's number."""
+        return self.slots[0].pair
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
     """Wait until the line is quiet (`session.is_line_quiet`), at most so long, then call `guard_ended`."""
 
@@ -178,7 +218,7 @@ class Finished:
     """A sentence, where the reflector broke the protocol or refused."""
 
 
-Step = Send | Wait | AwaitPlan | RunSegment | Guard | Finished
+Step = Send | Wait | AwaitPlan | RunSegment | RunTogether | Guard | Finished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

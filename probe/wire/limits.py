@@ -26,6 +26,13 @@ MAX_BINS: Final = 700
 """Most 100 ms bins in one segment (70 s)."""
 MAX_ECHOES: Final = 1200
 """Most small packets in one segment of a concurrent pair (60 s of 20 a second, 24 s of 50)."""
+LEAST_PACKET_BYTES: Final = 80
+"""Smallest small packet of a concurrent pair: the longest head and what it must hold (spec/carriers.md)."""
+MAX_PACKET_BYTES: Final = 1200
+LEAST_PACKET_INTERVAL_MS: Final = 5
+"""Of the small packets: 200 a second at most."""
+MAX_PACKET_INTERVAL_MS: Final = 200
+"""Five a second at least, so that a median of half a second means something."""
 MAX_TEXT: Final = 256
 """Longest free text."""
 MAX_NAME: Final = 253

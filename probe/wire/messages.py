@@ -11,17 +11,21 @@ from typing import Annotated, Final, Literal
 
 from probe.wire.codec import HEX_16, HEX_32, KEY_ID, SLUG, bounded, items, text
 from probe.wire.limits import (
+    LEAST_PACKET_BYTES,
+    LEAST_PACKET_INTERVAL_MS,
     MAX_ANSWER,
     MAX_ENDPOINTS,
     MAX_FLIGHT,
     MAX_HEAD,
     MAX_NAME,
     MAX_PACE_MBPS,
+    MAX_PACKET_BYTES,
+    MAX_PACKET_INTERVAL_MS,
     MAX_PAIRS,
     MAX_SEGMENT_S,
     MIN_SEGMENT_S,
 )
-from probe.wire.records import Arm, Carrier, Direction, PairKind, PairOutcome, Segment, Software
+from probe.wire.records import Arm, Carrier, Design, Direction, PairKind, PairOutcome, Segment, Software
 
 DATA_HELLO_BYTES: Final = 512
 """Both arms say hello with exactly as many bytes."""
@@ -80,6 +84,8 @@ class SessionGrant:
     clock_ms: Annotated[int, bounded(low=0)]
     carriers: Annotated[tuple[Carrier, ...], items(most=8)] = ("tls",)
     """What this reflector can carry."""
+    designs: Annotated[tuple[Design, ...], items(most=8)] = ("sequential",)
+    """Which pairs it can witness."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +99,17 @@ class ArmBytes:
     """What the reflector sends first, hex."""
     head: Annotated[str, text(longest=2 * MAX_HEAD, pattern=r"(?:[0-9a-f]{2})*")] = ""
     """What each later datagram begins with, hex; empty over TCP."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmallPackets:
+    """What a concurrent pair sends regularly in both of its slots, and under which name its load runs."""
+
+    bytes: Annotated[int, bounded(low=LEAST_PACKET_BYTES, high=MAX_PACKET_BYTES)]
+    """Of each, both ways: UDP payload with the head, over TCP what is given to the connection."""
+    interval_ms: Annotated[int, bounded(low=LEAST_PACKET_INTERVAL_MS, high=MAX_PACKET_INTERVAL_MS)]
+    load_name: Annotated[str, text(longest=MAX_NAME)]
+    """Server name of the load's TLS connection: a neutral one that neither arm has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +132,10 @@ class PairCommit:
     carrier: Carrier = "tls"
     app_bytes: ArmBytes | None = None
     neutral_bytes: ArmBytes | None = None
+    design: Design = "sequential"
+    """In a concurrent pair the pace is that of the load."""
+    packets: SmallPackets | None = None
+    """Concurrent design alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +162,9 @@ class PairOrder:
     neutral_first: bool
     arms: Annotated[tuple[Arm, ...], items(most=2)]
     tickets: Annotated[tuple[str, ...], items(most=2, pattern=HEX_16)]
+    """In a concurrent pair those of slot A and slot B."""
+    load_ticket: Annotated[str | None, text(pattern=HEX_16)] = None
+    """Concurrent design: of the connection that fills the queue, and whose hello starts the pair's clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +174,7 @@ class DataHello:
     v: Literal[1]
     ticket: Annotated[str, text(pattern=HEX_16)]
     """The segment's ticket; for calibration the session id."""
-    purpose: Literal["segment", "calibration"]
+    purpose: Literal["segment", "calibration", "load"]
     direction: Direction
     address: Annotated[str | None, text(longest=64)] = None
     """The probe's own socket address, compared for `edge` and dropped."""
