@@ -48,6 +48,9 @@ class EchoPlan:
 class Job:
     """What a data connection with a valid hello is allowed to do."""
 
+    flight: str = ""
+    """SHA-256 of the first flight as it arrived, where the carrier announces it."""
+
     session: str
     ticket: str
     """Empty for a calibration, which has no account."""
@@ -118,6 +121,8 @@ class Counted:
     saturated: bool = False
     datagrams_sent: int | None = None
     datagrams_received: int | None = None
+    altered: bool = False
+    """What arrived was not what the probe is bound to send."""
     echo_us: tuple[int, ...] = ()
 
 

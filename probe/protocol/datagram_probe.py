@@ -38,6 +38,8 @@ class ProbeFlow:
         self.started_at: float | None = None
         """When the cookie was first echoed."""
         self.ended_at: float | None = None
+        self.altered = False
+        """A datagram came that the reflector cannot have sent."""
         self._step = step
         self._wire = wire
         self._hello = hello
@@ -60,6 +62,8 @@ class ProbeFlow:
     def receive(self, raw: bytes | memoryview, now: float) -> None:
         """A datagram came from the reflector's address."""
         packet = self._codec.open(raw)
+        if packet is None and self.phase != "over" and raw != self._wire.answer:
+            self.altered = True
         if packet is None or self.phase == "over":
             if self._turn == "listen" and raw == self._wire.answer:
                 self._turn, self._repeat_at = "hello", now

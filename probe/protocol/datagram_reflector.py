@@ -8,11 +8,13 @@ No sockets and no clock: `receive` takes datagrams, `poll` gives those to send. 
 from __future__ import annotations
 
 import abc
+import hashlib
 import statistics
+from dataclasses import replace
 from typing import Final
 
 from probe.protocol.accounts import Counted, Job
-from probe.protocol.datagram import DATA, DATAGRAM_BYTES, END, FEEDBACK, WRAP, Codec, Packet
+from probe.protocol.datagram import DATA, DATAGRAM_BYTES, END, FEEDBACK, WRAP, Codec, Packet, read_opening
 from probe.protocol.datagram_flow import Farewell, Filler, Receiver, Sender
 from probe.protocol.datagram_rate import FEEDBACK_S, SILENCE_S
 from probe.protocol.session import BIN_MS, HELLO_WAIT_S
@@ -65,6 +67,7 @@ class Flow(abc.ABC):
         self._opened_at = now
         self._unix_ms = unix_ms
         self._farewell: Farewell | None = None
+        self._is_altered = False
 
     @property
     def is_over(self) -> bool:
@@ -75,6 +78,7 @@ class Flow(abc.ABC):
         """A datagram of this flow came; False where it counts for nothing."""
         packet = self._codec.open(raw)
         if packet is None:
+            self._is_altered = self._is_altered or self._is_foreign(raw)
             return False
         if self.counted is None:
             if packet.kind == END:
@@ -105,8 +109,12 @@ class Flow(abc.ABC):
     def _unix(self, at: float) -> int:
         return self._unix_ms + round((at - self._opened_at) * 1000)
 
+    def _is_foreign(self, raw: bytes | memoryview) -> bool:
+        """Whether the probe cannot have sent this; its flight and hello may come twice, and late."""
+        return read_opening(bytes(raw)) is None and hashlib.sha256(raw).hexdigest() != self.job.flight
+
     def _close(self, end: SegmentEnd, now: float) -> None:
-        self.counted = self._count(end, now)
+        self.counted = replace(self._count(end, now), altered=self._is_altered)
         self._farewell = Farewell(self._codec, self._filler, now)
 
     @abc.abstractmethod

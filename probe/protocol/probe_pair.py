@@ -7,11 +7,17 @@ Spec: spec/protocol.md, section "One pair".
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from probe.protocol import coin, sealed
 from probe.protocol.steps import PlannedPair, SegmentFacts, WireBytes
+from probe.wire.failure import ALTERING
 from probe.wire.messages import PairCommit, PairFinish, PairResult, SegmentReport
 from probe.wire.records import Arm, MeasuredPair, MeasuredSegment
+
+
+QUEUE_LIMITED: Final = 0.1
+"""Share of a segment's time: held back by the probe itself for longer, it tells little of the network."""
 
 
 @dataclass(slots=True)
@@ -80,7 +86,6 @@ def finish_message(pair: ProbePair) -> PairFinish:
 def measured(pair: ProbePair) -> MeasuredPair:
     """The pair as the probe's record tells it."""
     household = [facts.household_kb for facts in pair.facts]
-    limited = [facts.cpu_limited for facts in pair.facts]
     return MeasuredPair(
         pair=pair.number,
         kind=pair.planned.kind,
@@ -90,8 +95,25 @@ def measured(pair: ProbePair) -> MeasuredPair:
         segments=tuple(_measured_segment(pair, slot) for slot in range(len(pair.facts))),
         # Over both segments together, so that nothing can be conditioned on one arm.
         household_kb=sum(kb for kb in household if kb is not None) if None not in household and household else None,
-        cpu_limited=any(limited) if limited and None not in limited else None,
+        cpu_limited=_either([facts.cpu_limited for facts in pair.facts]),
+        queue_limited=_either([facts.queue_limited for facts in pair.facts] + _window_limited(pair)),
+        captive=_either([facts.captive for facts in pair.facts]),
+        path_changed=_either([facts.path_changed for facts in pair.facts]),
     )
+
+
+def _either(told: list[bool | None]) -> bool | None:
+    """Said of the pair as a whole: yes where either segment says so, no where both deny it, else unknown."""
+    if any(told):
+        return True
+    return False if told and None not in told else None
+
+
+def _window_limited(pair: ProbePair) -> list[bool | None]:
+    """Whether the reflector as a sender waited for our window; nothing where it does not say, or was not asked."""
+    segments = pair.result.segments if pair.result is not None else ()
+    told = [(segment.rwnd_limited_ms, segment.duration_ms) for segment in segments]
+    return [waited > QUEUE_LIMITED * lasted for waited, lasted in told if waited is not None]
 
 
 def _measured_segment(pair: ProbePair, slot: int) -> MeasuredSegment:
@@ -111,4 +133,5 @@ def _measured_segment(pair: ProbePair, slot: int) -> MeasuredSegment:
         rtt_min_ms=facts.rtt_min_ms,
         datagrams_sent=facts.datagrams_sent,
         datagrams_received=facts.datagrams_received,
+        altered=facts.altered or facts.failure in ALTERING,
     )

@@ -56,6 +56,7 @@ class Slot:
             paced=counted.paced,
             datagrams_sent=counted.datagrams_sent,
             datagrams_received=counted.datagrams_received,
+            altered=counted.altered,
             echo_us=counted.echo_us,
         )
 
@@ -63,7 +64,11 @@ class Slot:
         """Whether what arrived is what was fixed before the coin."""
         if carrier in NAMED_CARRIERS and (name is None or name.lower() != self.name.lower()):
             return False
-        return self.bytes is None or flight == self.bytes.flight
+        return not self.is_flight_altered(flight)
+
+    def is_flight_altered(self, flight: str | None) -> bool:
+        """Whether a first flight arrived that is not the announced one."""
+        return self.bytes is not None and flight != self.bytes.flight
 
 
 @dataclass(slots=True)
@@ -93,6 +98,8 @@ class ReflectorPair:
     """Of a concurrent pair, once its coin fell."""
     finish: PairFinish | None = None
     result: PairResult | None = None
+    path_changed: bool = False
+    """A data connection of either segment came from elsewhere than the control connection."""
 
     @property
     def is_over(self) -> bool:
@@ -143,6 +150,7 @@ def receipt_pair(pair: ReflectorPair) -> ReceiptPair:
         carrier=commit.carrier,
         app_flight=commit.app_bytes.flight if commit.app_bytes else None,
         neutral_flight=commit.neutral_bytes.flight if commit.neutral_bytes else None,
+        path_changed=pair.path_changed,
         saturated=any(one.saturated for one in counts),
         design=commit.design,
         load_bytes=load.bytes if load is not None else 0,

@@ -75,7 +75,7 @@ class ReflectorSession:
         self._limits = limits
         self._random = random_bytes
         self._software = software
-        self._origin = origin
+        self._origin = self._control_origin = origin
         self._has_data_origin = False
         self._started_ms = now_ms
         self._heard_ms = now_ms
@@ -281,11 +281,13 @@ class ReflectorSession:
         if refused is not None:
             return refused
         self._take_origin(origin)
+        pair.path_changed = pair.path_changed or _is_elsewhere(origin, self._control_origin)
         slot.name_seen, slot.flight_seen = seen_name(name), flight
         if slot is pair.slots[1] and pair.slots[0].state == "waiting":
             pair.slots[0].state = "over"  # its turn has passed: absent, for good
         if not slot.is_as_announced(name, flight, carrier):
-            slot.state, slot.ended_ms, slot.counted = "over", now_ms, Counted(end="mismatch")
+            slot.state, slot.ended_ms = "over", now_ms
+            slot.counted = Counted(end="mismatch", altered=slot.is_flight_altered(flight))
             return NoJob(reason="mismatch")
         slot.state = "running"
         self.heard(now_ms)  # the segment's length is allowed for from here
@@ -296,6 +298,7 @@ class ReflectorSession:
             pace_mbps=pair.commit.pace_mbps,
             duration_s=pair.commit.segment_s,
             carrier=carrier,
+            flight=flight or "",
             answer=bytes.fromhex(slot.bytes.answer) if slot.bytes else b"",
             head=bytes.fromhex(slot.bytes.head) if slot.bytes else b"",
             echo=self._echo_plan(pair, slot),
@@ -469,6 +472,11 @@ def _slot(ticket: str, arm: Arm, commit: PairCommit) -> Slot:
     if arm == "app":
         return Slot(ticket, arm, commit.app_name, bytes=commit.app_bytes)
     return Slot(ticket, arm, commit.neutral_name, bytes=commit.neutral_bytes)
+
+
+def _is_elsewhere(origin: Origin, other: Origin) -> bool:
+    """Whether two connections came from different networks or operators."""
+    return origin.network != other.network or origin.asn != other.asn
 
 
 def _unequal_arms(message: PairCommit, carriers: tuple[Carrier, ...]) -> str:

@@ -242,3 +242,11 @@ class SegmentFacts:
     household_kb: int | None = None
     """Traffic of the rest of the household during this segment (kb = 1000 bytes)."""
     cpu_limited: bool | None = None
+    queue_limited: bool | None = None
+    """Our own buffers or a window held the transfer back for more than a tenth of its time."""
+    captive: bool | None = None
+    """Somebody else answered in the reflector's place under a neutral name, after this segment failed."""
+    path_changed: bool | None = None
+    """Address, interface or gateway are others than at the beginning of the pair."""
+    altered: bool = False
+    """What arrived was not what the reflector is bound to send, though nothing failed by it."""
