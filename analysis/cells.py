@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from analysis.effect import Interval, interval, pooled
-from analysis.gates import Prevalence, Reason, Setting, Strength, View, failed_gates, strength
+from analysis.effect import Interval, Share, interval, pooled, share_interval
+from analysis.evidence import END_TEST
+from analysis.gates import Prevalence, Reason, Setting, Strength, View, failed_gates, strength, unfit
 from analysis.networks import grouped
 from analysis.pairs import CellKey
 from analysis.probes import DELAY_UNIT_MS, POOR, QUEUED, ProbeState, ProbeSummary, summarise
@@ -54,6 +55,8 @@ class Assessment:
     """By how many ms the app waits longer behind a full queue (concurrent pairs)."""
     loss: Interval
     """By how much more of its packets the app loses, as a share."""
+    share: Share | None
+    """Blocking and tampering: in what share of the pairs it was the app alone."""
     pairs: int
     lost: int | None
     probes: int
@@ -106,8 +109,9 @@ def assess(
         base=base,
         reasons=(*why, *(reason for holds, reason in notes if holds)),
         interval=interval(pooled(p.state.sample for p in shown), rules),
-        delay=_scaled(interval(pooled(p.state.delays for p in shown), rules), DELAY_UNIT_MS),
+        delay=interval(pooled(p.state.delays for p in shown), rules).times(DELAY_UNIT_MS),
         loss=interval(pooled(p.state.losses for p in shown), rules),
+        share=alone_share(effect, [p.state for p in shown], rules),
         pairs=view.total("pairs"),
         lost=view.total("lost") if setting.lost_known else None,
         probes=len(present),
@@ -129,10 +133,6 @@ def assess_cell(
     return [assess(cell, effect, probes, setting, rules=rules) for effect in rules.effects]
 
 
-def _scaled(found: Interval, unit: float) -> Interval:
-    return Interval(None if found.estimate is None else found.estimate * unit, found.low * unit, found.high * unit)
-
-
 def _older_than(rules: Rules, probes: Sequence[ProbeSummary]) -> bool:
     """Whether some of the pairs are older than the rule: its guarantee starts at its publication."""
     published = date.fromisoformat(rules.published).toordinal()
@@ -151,10 +151,15 @@ def _base_state(view: View, rules: Rules) -> tuple[State, tuple[Reason, ...]]:
         return "not_testable", ("not_queued" if view.total("concurrent") else "no_rates",)
     if pairs and view.total("void") == pairs:
         return "not_testable", ("both_segments_fail",)
+    if pairs and view.effect == "tampering" and not view.total("whole") + view.total("touched"):
+        return "not_testable", ("nothing_arrived",)
     clear = [p for p in view.present if p.clear[view.effect]]
     held = dict.fromkeys(reason for p in clear for reason in unfit(p, view.effect, rules))
     busy = _busy(view, pairs, rules)
-    if _networks_with(view, lambda p: p in clear and not unfit(p, view.effect, rules)) >= rules.least_probes and not busy:
+    if (
+        _networks_with(view, lambda p: p in clear and not unfit(p, view.effect, rules)) >= rules.least_probes
+        and not busy
+    ):
         return "no_indication", ()
     if _networks_with(view, lambda p: p.state.tally["pairs"] >= rules.enough_pairs) >= rules.least_probes:
         return "inconclusive", tuple(dict.fromkeys((*busy, *held)))

@@ -78,6 +78,10 @@ class Interval:
     low: float
     high: float
 
+    def times(self, unit: float) -> Interval:
+        """The same in another unit."""
+        return Interval(None if self.estimate is None else self.estimate * unit, self.low * unit, self.high * unit)
+
     def slowdown(self) -> tuple[float | None, float | None, float | None]:
         """Estimate, low, high as fractions: 0.3 = 30 % slower, negative = faster. None where unbounded."""
         return (
@@ -172,3 +176,53 @@ def is_clear_of_blocking(alone: int, others: int, rules: Rules = RULES) -> bool:
         won = alone * math.log(guess / bound) if alone else 0.0
         terms.append(won + others * math.log((1 - guess) / (1 - bound)))
     return log_sum(terms) - math.log(len(rules.clear_failure_guesses)) >= -math.log(rules.interval_level)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of pairs with its confidence sequence; the estimate is None without any pair."""
+
+    estimate: float | None
+    low: float
+    high: float
+
+
+def share_interval(alone: int, others: int, lost: int, rules: Rules = RULES) -> Share:
+    """Of `alone + others` pairs, in which share it was the app alone; valid at every look. Lost pairs only widen.
+
+    Keeps each p that is not refuted by the mixture of all shares with Jeffreys' prior against p: an e-process where
+    each pair has probability p given the past (H. Robbins, "Statistical methods related to the law of the iterated
+    logarithm", 1970). What a lost pair was is not known, so the lower end counts it as "not", the upper as "alone".
+    """
+    size = alone + others + lost
+    if size == 0:
+        return Share(None, 0.0, 1.0)
+    known = alone + others
+    return Share(
+        alone / known if known else None,
+        _share_end(alone, size, rules, lower=True),
+        _share_end(alone + lost, size, rules, lower=False),
+    )
+
+
+def _share_end(wins: int, size: int, rules: Rules, *, lower: bool) -> float:
+    """Where the mixture refutes p, below (above) the share that was seen; found by halving."""
+    limit = -math.log(rules.interval_level)
+    losses = size - wins
+    mixed = _log_beta(wins + 0.5, losses + 0.5) - _log_beta(0.5, 0.5)
+
+    def refuted(p: float) -> bool:
+        likelihood = (wins * math.log(p) if wins else 0.0) + (losses * math.log1p(-p) if losses else 0.0)
+        return mixed - likelihood >= limit
+
+    if wins == (0 if lower else size):
+        return 0.0 if lower else 1.0
+    out, inside = (0.0, wins / size) if lower else (1.0, wins / size)
+    for _ in range(50):
+        middle = (out + inside) / 2
+        out, inside = (middle, inside) if refuted(middle) else (out, middle)
+    return out
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)

@@ -25,6 +25,7 @@ Reason = Literal[
     "no_rates",
     "not_queued",
     "both_segments_fail",
+    "nothing_arrived",
     "busy_lines",
     "reflector_saturated",
     "path_changed",
@@ -44,6 +45,21 @@ Reason = Literal[
     "retrospective",
 ]
 """Closed vocabulary: gates that hold a cell back, why nothing is claimed, and notes (the last four)."""
+
+DISQUALIFYING: Final[dict[Reason, tuple[Flag, tuple[Effect, ...]]]] = {
+    "reflector_saturated": ("saturated", EFFECTS),
+    "path_changed": ("path_changed", EFFECTS),
+    "captive_portal": ("captive_portal", ("blocking", "tampering")),
+}
+"""What makes a probe no witness, for which effects, if most of its pairs have the flag.
+
+reflector_saturated: one short of bandwidth or CPU is the bottleneck of all its probes at once. A throttle above
+what it had left is not seen ("no indication" would be wrong), and a difference would be its own network's as
+easily as the operator's, at every home together, so that leaving networks out does not help.
+path_changed: the data came from another network than the session, as with two uplinks or a tunnel of some apps.
+The cell's operator is that of the receipt's origin; the other one would have to answer, for good or ill.
+captive_portal: a portal answers some names itself and lets others pass, before anything reaches the operator.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from analysis.pairs import CellKey, Flag, Pair
+from probe.wire import echo
 from probe.wire.rate import rate_mbps
 from probe.wire.records import (
     CONTROL_ARMS,
@@ -30,6 +31,9 @@ from probe.wire.records import (
 UNKNOWN_OPERATOR: Final = "unknown"
 HOUSEHOLD_SHARE: Final = 0.1
 """Traffic of the rest of the household above this share of the pair's own is worth a flag."""
+
+QUEUED_MS: Final = 10.0
+"""A slot that waited so much longer than the line takes without a queue was queued."""
 
 OperatorOf = Callable[[Origin], tuple[str, int | None]]
 """From an origin to the operator's id and number; a register may know better than the reflector's table."""
@@ -75,6 +79,7 @@ def pairs_of(session: Session, operator: OperatorOf = operator_of) -> Iterator[P
             session=only.session,
             number=only.pair,
             started_ms=only.started_ms,
+            design=only.design,
             lost=True,
             received=False,
             network=_network(only.origin),
@@ -89,7 +94,10 @@ def _pair(
     sound = is_sound(receipt.session, pair) and (started is None or _agree(pair, started))
     lost = not sound or (session.needs_measurement and (measured is None or not _same(pair, measured)))
     segments = pair.segments if sound else ()
-    rates = pair_rates(segments, pair.segment_s)
+    concurrent = pair.design == "concurrent"
+    rates = (None, None) if concurrent else pair_rates(segments, pair.segment_s)
+    queue = queue_of(segments, pair.segment_s) if concurrent else NO_QUEUE
+    altered = [_altered(s, measured) for s in segments]
     ends = [_end_ms(s) for s in segments]
     return Pair(
         cell=_cell(receipt.origin, pair, receipt.hotspot, operator),
@@ -98,12 +106,20 @@ def _pair(
         session=receipt.session,
         number=pair.pair,
         started_ms=pair.started_ms,
-        ended_ms=ends[1] if len(ends) == 2 else None,
+        ended_ms=_later(*ends) if len(ends) == 2 else None,
         neutral_first=pair.neutral_first if sound else None,
         first_mbps=rates[0],
         second_mbps=rates[1],
         first_failed=sound and segments[0].end != "complete",
         second_failed=sound and segments[1].end != "complete",
+        first_altered=sound and altered[0],
+        second_altered=sound and altered[1],
+        design=pair.design,
+        first_delay_ms=queue.delays_ms[0],
+        second_delay_ms=queue.delays_ms[1],
+        first_loss=queue.losses[0],
+        second_loss=queue.losses[1],
+        queued=queue.queued,
         lost=lost,
         network=_network(receipt.origin),
         edge=receipt.origin.edge,
@@ -113,6 +129,40 @@ def _pair(
         pace_mbps=pair.pace_mbps,
         segment_s=pair.segment_s,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """What the two slots of a concurrent pair met, slot A first. Swapping their labels changes nothing here."""
+
+    delays_ms: tuple[float | None, float | None] = (None, None)
+    losses: tuple[float | None, float | None] = (None, None)
+    queued: bool | None = None
+    """None for sequential pairs and where a slot did not complete."""
+
+
+NO_QUEUE: Final = Queue()
+
+
+def queue_of(segments: tuple[Segment, ...], segment_s: float) -> Queue:
+    """Delays and losses of a concurrent pair (`probe.wire.echo`), and whether there was a queue to differ in.
+
+    It was queued if at least one slot lost something, or waited 10 ms longer under load than the fastest echo of
+    either. Where neither did, the load never filled the queue, and no treatment in it could show.
+    """
+    if len(segments) != 2 or any(s.end != "complete" for s in segments):
+        return NO_QUEUE
+    delays = (echo.delay_ms(segments[0], segment_s), echo.delay_ms(segments[1], segment_s))
+    losses = (echo.loss(segments[0]), echo.loss(segments[1]))
+    base = echo.baseline_ms(segments)
+    waited = base is not None and any(delay is not None and delay - base >= QUEUED_MS for delay in delays)
+    return Queue(delays_ms=delays, losses=losses, queued=waited or any(losses))
+
+
+def _altered(segment: Segment, measured: MeasuredPair | None) -> bool:
+    """Whether what this arm sent was changed under way: its first bytes, its name, or what the probe was sent."""
+    told = any(s.arm == segment.arm and s.altered for s in measured.segments) if measured else False
+    return segment.altered or segment.end == "mismatch" or told
 
 
 def _network(origin: Origin) -> str | None:
@@ -154,12 +204,13 @@ def coin(probe_nonce: bytes, reflector_nonce: bytes, session: bytes, pair: int) 
 
 
 def _agree(pair: ReceiptPair, started: Started) -> bool:
-    return (pair.commit, pair.reflector_nonce, pair.kind, pair.app, pair.direction) == (
+    return (pair.commit, pair.reflector_nonce, pair.kind, pair.app, pair.direction, pair.design) == (
         started.commit,
         started.reflector_nonce,
         started.kind,
         started.app,
         started.direction,
+        started.design,
     )
 
 
@@ -176,14 +227,22 @@ def _end_ms(segment: Segment) -> int | None:
     return None if segment.started_ms is None else segment.started_ms + segment.duration_ms
 
 
+def _later(first_ms: int | None, second_ms: int | None) -> int | None:
+    """When both segments were over (concurrent ones end at once, or nearly); None where the second's end is unknown."""
+    return second_ms if second_ms is None or first_ms is None else max(first_ms, second_ms)
+
+
 def _flags(pair: ReceiptPair, measured: MeasuredPair | None, environment: Environment) -> frozenset[Flag]:
     """What speaks of the pair as a whole. Sums over both segments only: a gate may not see which arm was which."""
-    moved_kb = sum(s.bytes for s in pair.segments) / 1000
+    moved_kb = (pair.load_bytes + sum(s.bytes for s in pair.segments)) / 1000
     household = measured.household_kb if measured else None
     checks: tuple[tuple[bool | None, Flag], ...] = (
         (household is not None and household > HOUSEHOLD_SHARE * moved_kb, "household_traffic"),
         (measured.cpu_limited if measured else None, "short_of_cpu"),
+        (measured.queue_limited if measured else None, "queue_limited"),
         (pair.saturated, "saturated"),
+        (measured.captive if measured else None, "captive_portal"),
+        (pair.path_changed or (measured is not None and measured.path_changed), "path_changed"),
         (environment.vpn, "vpn"),
         (environment.opt_in_filters, "filters"),
         (environment.sqm, "sqm"),

@@ -25,6 +25,8 @@ Standing = Literal["hash", "own", "shared"]
 its own where it is enrolled by token, else as one shared with all others there."""
 POOR = "poor"
 """Tally of pairs during which the household, the probe or the reflector was busy: said of both segments."""
+SHAPED = "shaped"
+"""Tally of pairs with any flag of NOT_AT_EDGE."""
 QUEUED = "queued"
 """Tally of concurrent pairs that met a queue, so that delay and loss could be compared."""
 NOT_AT_EDGE: Final[tuple[Flag, ...]] = ("vpn", "filters", "sqm", "data_cap")
@@ -49,7 +51,7 @@ class ProbeState:
     """y of losses, as shares."""
     tally: Counter[str] = field(default_factory=Counter)
     """Integers by name: pairs, lost, void, failed (of one arm), rated, edge, inside, poor, unreceived, concurrent,
-    queued, and one for each flag."""
+    queued, touched, whole (unchanged, of both arms), shaped, and one for each flag."""
     networks: Counter[str] = field(default_factory=Counter)
     tariffs: Counter[str] = field(default_factory=Counter)
     paces: Counter[str] = field(default_factory=Counter)
@@ -135,14 +137,22 @@ def _tallies(pair: Pair, scored: Scored, rules: Rules) -> list[str]:
         names.append("edge" if pair.edge and not pair.flags & _NOT_AT_EDGE else "inside")
     if pair.flags & (_POOR_NOW if rules.witness_gates else _POOR):
         names.append(POOR)
-    if rules.concurrent and pair.design == "concurrent":
+    return names + (_new_tallies(pair, scored) if rules.witness_gates else [])
+
+
+def _new_tallies(pair: Pair, scored: Scored) -> list[str]:
+    """What version 1 of the rule did not count."""
+    names: list[str] = list(pair.flags)
+    if pair.flags & _NOT_AT_EDGE:
+        names.append(SHAPED)
+    if scored.touched:
+        names.append("touched")
+    elif not scored.void and not scored.failure:
+        names.append("whole")
+    if pair.design == "concurrent":
         names.append("concurrent")
         if scored.delay_ms is not None or scored.loss is not None:
             names.append(QUEUED)
-    if rules.witness_gates:
-        names += pair.flags
-        if scored.touched:
-            names.append("touched")
     return names
 
 
@@ -173,6 +183,11 @@ class ProbeSummary:
     def at_edge(self) -> bool:
         """Whether most of its pairs were measured at the network's edge, outside any NAT, tunnel or filter."""
         return self.state.tally["edge"] > self.state.tally["inside"]
+
+    @property
+    def shaped_at_home(self) -> bool:
+        """Whether a tunnel, filter or shaper of the household's own, or an exhausted cap, acted in most pairs."""
+        return 2 * self.state.tally[SHAPED] > self.state.tally["pairs"]
 
     @property
     def tariff(self) -> str | None:

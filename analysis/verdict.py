@@ -56,7 +56,7 @@ class CellVerdict:
             "state": self.state,
             "e_value": _digits(e_value(a.strength.whole)),
             "slowdown": {"estimate": _share(estimate), "low": _share(low), "high": _share(high)},
-            "delay_ms": _interval(a.delay_ms, 1),
+            "delay_ms": _interval(a.delay, 1),
             "loss": _interval(a.loss, 4),
             "share": None if a.share is None else _interval(a.share, 4),
             "pairs": a.pairs,
@@ -154,6 +154,7 @@ _EXPLAINED: Final[Mapping[Reason, str]] = {
     "no_rates": "in no pair did both segments get through, so rates cannot be compared",
     "not_queued": "in no pair did a queue build up, so delay and loss under load cannot be compared",
     "both_segments_fail": "both segments failed in every pair",
+    "nothing_arrived": "in no pair did both segments get through, so nobody can tell whether they were changed",
     "busy_lines": "the line, the probe or the reflector was busy in most pairs",
     "reflector_saturated": "the reflector itself was short of bandwidth or processor in most pairs",
     "path_changed": "at most probes the data took another network than the session, so whose it is cannot be told",
@@ -228,28 +229,34 @@ def _detectable(d: Detectable) -> list[str]:
 
 def _claim(verdict: CellVerdict) -> str:
     a = verdict.assessment
-    sizes = "; ".join(_sizes(a))
     seen = f"at {a.prevalence.slowed} of {a.probes} probes by their own evidence"
     e = "beyond 1e300" if a.strength.whole > math.log(1e300) else f"{e_value(a.strength.whole):.3g}"
     word = _STATE_WORDS[verdict.state].capitalize()
-    return f"{word}: {_CLAIM[a.effect]}{sizes}, {seen}; evidence {e} to 1."
+    return f"{word}: {_CLAIM[a.effect]}{_sizes(a)}, {seen}; evidence {e} to 1."
 
 
-def _sizes(a: Assessment) -> list[str]:
-    """How large, in the measures in which there is a figure; each after what it continues."""
+def _sizes(a: Assessment) -> str:
+    """How large, in the measures that have a figure."""
     if a.share is not None:
-        return [] if a.share.estimate is None else [_size(", in about", "", a.share, 100, " % of the pairs")]
-    sign = -1 if a.effect == "prioritising" else 1
-    longer, more = ("less", "less") if sign < 0 else ("more", "more")
-    estimate, low, high = a.interval.slowdown()
-    rate = Interval(estimate, -math.inf if low is None else low, math.inf if high is None else high)
-    found = []
-    if estimate is not None:
-        found.append(_size(" by about", "", rate, sign * 100, " %"))
-    if a.delay_ms.estimate is not None:
-        found.append(_size(" under load: about", "", a.delay_ms, sign, f" ms {longer} delay"))
+        return "" if a.share.estimate is None else f", in about {_span(a.share, 100, '%')} of the pairs"
+    sign, longer, more = (-1, "shorter", "less") if a.effect == "prioritising" else (1, "longer", "more")
+    text = ""
+    if a.interval.estimate is not None:
+        estimate, low, high = a.interval.slowdown()
+        ends = (-math.inf if low is None else low, math.inf if high is None else high)
+        text = f" by about {_span(Interval(estimate, *ends), sign * 100, '%')}"
+    queue = []
+    if a.delay.estimate is not None:
+        queue.append(f"waits about {_span(a.delay, sign, 'ms')} {longer}")
     if a.loss.estimate is not None:
-        found.append(_size(" and about", "", a.loss, sign * 100, f" points {more} loss"))
-    return found
+        queue.append(f"loses about {_span(a.loss, sign * 100, 'points', 1)} {more}")
+    return text + (f": under load it {' and '.join(queue)}" if queue else "")
 
 
+def _span(found: Interval | Share, unit: float, name: str, digits: int = 0) -> str:
+    """Estimate and interval in words; without bounds the estimate alone."""
+    ends = sorted((found.low * unit, found.high * unit))
+    about = f"{(found.estimate or 0.0) * unit:.{digits}f} {name}"
+    if any(math.isinf(end) for end in ends):
+        return about
+    return f"{about} (between {ends[0]:.{digits}f} and {ends[1]:.{digits}f} {name})"

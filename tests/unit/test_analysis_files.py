@@ -61,7 +61,7 @@ def everything(folder):
 
 def test_three_probes_files_open_a_case(folder, capsys):
     rows, whole = judged(capsys, *everything(folder))
-    assert list(rows) == ["blocking", "prioritising", "slowing"]
+    assert list(rows) == ["blocking", "prioritising", "slowing", "tampering"]
     assert rows["slowing"] == {
         "operator": "Throttler",
         "asn": 64500,
@@ -76,14 +76,23 @@ def test_three_probes_files_open_a_case(folder, capsys):
             "low": pytest.approx(0.59, abs=0.03),
             "high": pytest.approx(0.61, abs=0.03),
         },
+        "delay_ms": {"estimate": None, "low": None, "high": None},
+        "loss": {"estimate": None, "low": None, "high": None},
+        "share": None,
         "pairs": 36,
         "lost_pairs": 0,
         "probes": 3,
         "prevalence": {"slowed": 3, "clear": 0, "undecided": 0},
-        "detectable": {"rate_mbps": pytest.approx(8.4, abs=0.3), "burst_kb": pytest.approx(225, abs=10)},
+        "detectable": {
+            "rate_mbps": pytest.approx(8.4, abs=0.3),
+            "burst_kb": pytest.approx(225, abs=10),
+            "delay_ms": None,
+            "loss": None,
+        },
         "reasons": [],
     }
     assert rows["blocking"]["state"] == "no_indication"
+    assert rows["blocking"]["share"] == {"estimate": 0.0, "low": 0.0, "high": pytest.approx(0.13, abs=0.02)}
     assert whole["refused"] == {}
     assert any(REFLECTOR.key_id in note for note in whole["notes"])
     assert any("default" in note for note in whole["notes"])
@@ -288,7 +297,7 @@ def test_conflicting_receipts_are_settled_whatever_the_order(folder, capsys):
 def test_an_operator_with_two_numbers_is_one_and_unknown_ones_are_several(tmp_path, capsys):
     two = [session(n, origin=replace(ORIGIN, asn=64500 + (n == 2))) for n in range(3)]
     rows, whole = judged(capsys, *everything(write(tmp_path, two)))
-    assert len(whole["cells"]) == 3
+    assert len(whole["cells"]) == 4
     assert (rows["slowing"]["asn"], rows["slowing"]["probes"]) == (64500, 3)
     unnamed = [session(n, origin=replace(ORIGIN, operator=None, asn=64500 + n)) for n in range(2)]
     _, whole = judged(capsys, *everything(write(tmp_path, [*unnamed, session(5)])))
@@ -312,7 +321,7 @@ def test_hotspots_are_declared_before_the_coin(tmp_path, capsys):
 def test_gates_come_from_the_measurement(tmp_path, capsys):
     tunnelled = [session(n, environment=Environment(vpn=True)) for n in range(3)]
     rows, _ = judged(capsys, *everything(write(tmp_path, tunnelled)))
-    assert (rows["slowing"]["state"], rows["slowing"]["reasons"]) == ("replicated", ["no_edge_probe"])
+    assert (rows["slowing"]["state"], rows["slowing"]["reasons"]) == ("replicated", ["no_edge_probe", "shaped_at_home"])
 
 
 def test_placebo_pairs_stay_outside_the_evidence(tmp_path, capsys):
@@ -346,7 +355,10 @@ def test_a_blocked_app_is_blocking_and_nothing_else(tmp_path, capsys):
         "blocking": "corroborated",
         "slowing": "not_testable",
         "prioritising": "not_testable",
+        "tampering": "not_testable",
     }
+    assert rows["tampering"]["reasons"] == ["nothing_arrived"]
+    assert rows["blocking"]["share"] == {"estimate": 1.0, "low": pytest.approx(0.87, abs=0.02), "high": 1.0}
     assert rows["blocking"]["slowdown"] == {"estimate": None, "low": None, "high": None}
 
 
