@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date
 from pathlib import Path
@@ -19,10 +19,11 @@ from analysis.archive import ArchiveError
 from analysis.editions import PUBLISHED, Edition
 from analysis.judge import Ledger
 from analysis.opendata import LineError, Midpoints, Progress, Share, cell_of, day_of, pair_of, published
-from analysis.pairs import CellKey, OrderHistory, Pair, score
+from analysis.pairs import CellKey, OrderHistory, score
 from analysis.plan import DEFAULT_PLAN, HypothesisPlan
 from analysis.probes import ProbeState
-from analysis.rules import Rules
+from analysis.rules import Rules, digest_of_inputs
+from analysis.sources import SourceError, corpus, read_files
 from analysis.verdict import CellVerdict
 from probe.wire.records import PairKind, PairRecord
 
@@ -32,7 +33,6 @@ DAY_MS: Final = 86_400_000
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 FIXED_AT_PUBLICATION: Final = ("clip", "order_window", "peak_hours")
 """Numbers of a rule that published pairs were made with: m and stratum cannot be had by others."""
-CLAIMS: Final = frozenset({"indication", "replicated", "corroborated"})
 
 StreamKey = tuple[CellKey, PairKind, str]
 """Cell, kind of pair, probe."""
@@ -44,7 +44,7 @@ def named(cell: CellKey) -> str:
     return f"{operator}, {cell.app}, {cell.direction}, {cell.access}"
 
 
-def usable(rules: Rules) -> str | None:
+def unusable(rules: Rules) -> str | None:
     """Why published pairs cannot be judged by a rule; None where they can."""
     other = [name for name in FIXED_AT_PUBLICATION if getattr(rules, name) != getattr(PUBLISHED[1].rules, name)]
     if not other:
@@ -247,110 +247,87 @@ def _published_zone(cell: CellKey) -> Any:
     return UTC
 
 
-def judged_pairs(
-    pairs: Sequence[Pair], edition: Edition, zones: Callable[[CellKey], Any], *, lost_known: bool
-) -> tuple[list[CellVerdict], dict[CellKey, int]]:
-    """The same from pairs of signed records."""
-    ledger = Ledger(zones=zones, rules=edition.rules, lost_known=lost_known)
-    early: Counter[CellKey] = Counter()
-    since = edition.published.toordinal()
-    for pair in pairs:
-        scored = ledger.put(pair)
-        early[pair.cell] += scored.day < since and pair.kind == "test"
-    return ledger.verdicts(), dict(early)
-
-
-# Side by side
-
-Identity = tuple[str, int | None, str, str, str, str]
-IDENTITY: Final = ("operator", "asn", "app", "direction", "access", "effect")
-COMPARED: Final = (
-    "state",
-    "e_value",
-    "slowdown",
-    "pairs",
-    "lost_pairs",
-    "probes",
-    "prevalence",
-    "detectable",
-    "reasons",
-)
-
-
-def identity(row: Mapping[str, Any]) -> Identity:
-    """What a row is about."""
-    return tuple(row.get(name) for name in IDENTITY)  # type: ignore[return-value]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """One cell and effect, before and now."""
+class Judged:
+    """Verdicts by one or two rules, and what must be said about where they come from."""
 
-    about: Mapping[str, Any]
-    old: Mapping[str, Any] | None
-    new: Mapping[str, Any] | None
-    changed: tuple[str, ...]
-    """Members that differ, of those that both have; `only_old`, `only_new` where one side lacks it."""
-    retrospective_pairs: int
-    """Pairs from before the new rule's publication: its guarantee does not hold for what it says of them."""
-
-    @property
-    def differs(self) -> bool:
-        """Whether the verdicts are not the same. One side's silence is a difference only beside a claim."""
-        if self.old is None or self.new is None:
-            return (self.new or self.old or {}).get("state") in CLAIMS
-        return bool(self.changed)
-
-    def row(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            **self.about,
-            "old": self.old,
-            "new": self.new,
-            "changed": list(self.changed),
-            "retrospective": self.retrospective_pairs > 0,
-            "retrospective_pairs": self.retrospective_pairs,
-        }
+    verdicts: Sequence[Sequence[CellVerdict]]
+    early: Sequence[Mapping[CellKey, int]]
+    """For each rule: test pairs of each cell from before its publication."""
+    pairs: int
+    inputs: str
+    midpoints: Mapping[str, int] | None
+    refused: Mapping[str, int]
+    notes: Sequence[str]
 
 
-def side_by_side(
-    old: Iterable[Mapping[str, Any]], new: Iterable[Mapping[str, Any]], early: Mapping[CellKey, int]
-) -> list[Compared]:
-    """Two verdicts, row by row, in a fixed order."""
-    before, now = ({identity(row): row for row in rows} for rows in (old, new))
-    retrospective = {cell.order: count for cell, count in early.items()}
-    found = []
-    for key in sorted(before.keys() | now.keys(), key=_order):
-        one, other = before.get(key), now.get(key)
-        found.append(
-            Compared(
-                about=dict(zip(IDENTITY, key, strict=True)),
-                old=_without_identity(one),
-                new=_without_identity(other),
-                changed=_changed(one, other),
-                retrospective_pairs=retrospective.get(_order(key)[:5], 0) if other is not None else 0,
-            )
+def judge_published(tally: Tally) -> Judged:
+    """The verdicts that follow from published pairs."""
+    found = [verdicts(tally, which) for which in range(len(tally.editions))]
+    checked = tally.checked
+    return Judged(
+        verdicts=[one for one, _ in found],
+        early=[early for _, early in found],
+        pairs=tally.pairs,
+        inputs=digest_of_inputs(stream.digest for stream in tally.streams.values()),
+        midpoints={
+            "same": checked.same,
+            "different": checked.different,
+            "unknown": checked.unknown,
+            "missing": checked.missing,
+        },
+        refused={},
+        notes=tuple(_notes(tally)),
+    )
+
+
+def _notes(tally: Tally) -> Iterator[str]:
+    """What a reader of a verdict on published pairs must know."""
+    yield (
+        "Published pairs do not tell who is enrolled with a token nor which tariff was declared: where a few probes "
+        "could have made the evidence, the collector may have reasons to think otherwise."
+    )
+    yield (
+        f"Cases are selected with the bundled plan {DEFAULT_PLAN.name}, operators and cells in the order of their "
+        "first days in these files; a collector has a plan and a register of its own, and all of its cells."
+    )
+    yield "Placebo pairs of other apps on the same lines count only where they are in these files."
+    checked = tally.checked
+    if checked.different:
+        number, line = checked.first or (0, 0)
+        yield (
+            f"{checked.different} published midpoints are not those that follow from the pairs before (first: file "
+            f"{number + 1}, line {line}); either sessions of one probe overlapped, or they were changed. The published "
+            "ones were used."
         )
-    return found
+    if checked.missing:
+        yield f"{checked.missing} pairs come without their midpoint; it was computed from the pairs before them."
+    if tally.flagless:
+        yield f"{tally.flagless} pairs were published without flags: busy lines and tunnels cannot be told there."
+    if tally.repeated:
+        yield f"{tally.repeated} pairs stand in several files and count once."
 
 
-def _order(key: Identity) -> tuple[str, int, str, str, str, str]:
-    operator, asn, app, direction, access, effect = key
-    return (operator, -1 if asn is None else asn, app, direction, access, effect)
-
-
-def _without_identity(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if row is None else {name: row[name] for name in COMPARED if name in row}
-
-
-def _changed(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> tuple[str, ...]:
-    if old is None or new is None:
-        return ("only_new",) if old is None else ("only_old",)
-    return tuple(n for n in COMPARED if n in old and n in new and not same(old[n], new[n]))
-
-
-def same(old: Any, new: Any) -> bool:
-    """Whether two plain values are equal, -0 and 0 too; lists as sets, for the order of reasons says nothing."""
-    if isinstance(old, list) and isinstance(new, list):
-        return {repr(one) for one in old} == {repr(one) for one in new}
-    return bool(old == new)
+def judge_signed(paths: Sequence[Path], editions: Sequence[Edition]) -> Judged:
+    """The verdicts that follow from signed records. Raises SourceError."""
+    found = corpus(read_files(paths))
+    if not found.pairs:
+        raise SourceError("the files hold no pair to judge; give receipts.jsonl, started.jsonl or a probe's --out file")
+    judged, early = [], []
+    for edition in editions:
+        ledger = Ledger(zones=found.zones, rules=edition.rules, lost_known=found.lost_known)
+        count: Counter[CellKey] = Counter()
+        since = edition.published.toordinal()
+        for pair in found.pairs:
+            count[pair.cell] += ledger.put(pair).day < since and pair.kind == "test"
+        judged.append(ledger.verdicts())
+        early.append(count)
+    return Judged(
+        verdicts=judged,
+        early=early,
+        pairs=len(found.pairs),
+        inputs=found.inputs,
+        midpoints=None,
+        refused=found.refused,
+        notes=(*found.notes, f"Cases are selected with the bundled plan {DEFAULT_PLAN.name}."),
+    )

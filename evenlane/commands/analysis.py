@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from evenlane.commands import analysis_rejudge
 from evenlane.extras import CannotRun
 
 
@@ -26,6 +27,7 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verdict.add_argument("files", metavar="FILE.jsonl", nargs="+", type=Path)
     verdict.add_argument("--json", action="store_true", help="print one JSON object")
     verdict.set_defaults(func=run)
+    analysis_rejudge.add(actions)
 
 
 def run(args: argparse.Namespace) -> int:
