@@ -21,7 +21,7 @@ from analysis.gates import strength, strength_of_placebo
 from analysis.judge import Ledger
 from analysis.pairs import CellKey, Pair
 from analysis.plan import DEFAULT_PLAN, HypothesisPlan
-from analysis.rules import EFFECTS, RULES, Rules
+from analysis.rules import RULES, Rules
 from analysis.verdict import CellVerdict, decide
 from lab.accuracy import counterfactual
 from lab.accuracy.model import Measure, Run
@@ -142,7 +142,7 @@ class _Looks:
         self.pairs[pair.cell] += 1
         counts = self.ledger.states(pair.cell)[pair.probe].counts
         ever = self.most[pair.cell, pair.probe]
-        for effect in EFFECTS:
+        for effect in self.rules.effects:
             log_e = probe_evidence(counts, effect, self.rules)
             self.evidence[pair.cell][effect][pair.probe] = log_e
             ever[effect] = max(ever.get(effect, 0.0), log_e)
@@ -151,7 +151,7 @@ class _Looks:
 
     def look(self, cell: CellKey) -> None:
         """Whether a case is open now, under each bound. What cannot be one is not judged in full."""
-        if not any(self._might_open(cell, effect) for effect in EFFECTS):
+        if not any(self._might_open(cell, effect) for effect in self.rules.effects):
             return
         assessments = self.ledger.assessments()
         opened = {(v.assessment.cell, v.assessment.effect): v.is_case for v in self._decide(assessments)}
@@ -172,7 +172,7 @@ class _Looks:
         log_es = list(self.evidence[cell][effect].values())
         found = strength(log_es, [[index] for index in range(len(log_es))], self.rules).without_one
         least = min(self.place.log_needed(cell, effect, bound, self.plan, self.rules) for bound in BOUNDS)
-        return found >= least - math.log(max(1, len(self.evidence) * len(EFFECTS)))
+        return found >= least - math.log(max(1, len(self.evidence) * len(self.rules.effects)))
 
     def _decide(self, assessments: Sequence[Assessment]) -> list[CellVerdict]:
         return self.place.decide(assessments, self.plan, self.rules)

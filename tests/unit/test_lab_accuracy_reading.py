@@ -80,7 +80,7 @@ def test_a_file_is_named_after_its_row_and_its_digest_is_of_its_bytes(tmp_path: 
     with pytest.raises(ScenarioError, match=r'two.toml: name: must be the file\'s, "two", not "one"'):
         load(wrong)
     right.write_text(text + "[")
-    with pytest.raises(ScenarioError, match="one.toml: is not valid TOML"):
+    with pytest.raises(ScenarioError, match=r"one\.toml: is not valid TOML"):
         load(right)
     with pytest.raises(ScenarioError, match="cannot be read"):
         load(tmp_path / "none.toml")
