@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, get_args
 
+from analysis.evidence import log_bet
 from analysis.pairs import CellKey, Pair
 from probe.wire.records import Access, Design, Direction
 
@@ -26,10 +27,10 @@ Habit = Literal["none", "bold", "hedge", "follow", "restart"]
 HABITS: Final[tuple[str, ...]] = get_args(Habit)
 """Ways in which a nuisance that knows the past reacts to it:
 
-- `bold`: huge order effects until the evidence of slowing is 20 or hopeless, then calm (stops when it is ahead);
+- `bold`: huge order effects until the evidence of slowing is 20, then calm: it stops when it is ahead;
 - `hedge`: an order effect against the arm that had the first slot more often so far;
-- `follow`: whoever was first last time is helped this time, by as much as evidence has grown;
-- `restart`: bold, and begins anew with each day of the operator's time.
+- `follow`: the slot that was good for the claim last time is helped, the more the further the claim has come;
+- `restart`: bold each day until it is ahead or hopeless for that day: the mixture over start days is its target.
 """
 
 
@@ -133,8 +134,8 @@ class Past:
 
     @property
     def evidence(self) -> float:
-        """The bet at λ = 0.8, since the day on which a `restart` began to count."""
-        return 1.8**self.wins * 0.2**self.losses if self.losses < 40 else 0.0
+        """What slowing's evidence would be by now, within a few per cent."""
+        return 0.7 * math.exp(min(700.0, log_bet(self.wins, self.losses)))
 
 
 Coin = Callable[[], bool]
@@ -174,7 +175,7 @@ def stream(
             cell=cell,
             kind="test",
             probe=probe,
-            session=f"{probe}-{number}",
+            session=f"{probe}-{cell.app}-{number}",
             number=1,
             started_ms=started,
             ended_ms=started + 10_000,
@@ -206,14 +207,13 @@ def _order_effect(line: Nuisance, rng: random.Random, past: Past, number: int, w
 
 def _bold(past: Past, rng: random.Random, day: int) -> float:
     del day
-    going = 0.05 < past.evidence < 25
-    return (3.0 if rng.random() < 0.5 else -3.0) if going else 0.0
+    return (3.0 if rng.random() < 0.5 else -3.0) if past.evidence < 20 else 0.0
 
 
 def _restart(past: Past, rng: random.Random, day: int) -> float:
     if day != past.day:
         past.wins = past.losses = 0
-    return _bold(past, rng, day)
+    return _bold(past, rng, day) if past.evidence > 0.1 else 0.0
 
 
 _HABIT: Final[Mapping[str, Callable[[Past, random.Random, int], float]]] = {
@@ -221,7 +221,7 @@ _HABIT: Final[Mapping[str, Callable[[Past, random.Random, int], float]]] = {
     "bold": _bold,
     "restart": _restart,
     "hedge": lambda past, rng, day: -0.5 * max(-6, min(6, past.coins)),
-    "follow": lambda past, rng, day: past.last * min(3.0, 0.4 + max(0.0, math.log(past.evidence or 1e-9))),
+    "follow": lambda past, rng, day: past.last * (0.4 + max(0, min(6, past.wins - past.losses)) / 2),
 }
 
 

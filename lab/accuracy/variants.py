@@ -97,6 +97,27 @@ def forge(pairs: Iterable[Pair], rng: random.Random) -> Iterator[Pair]:
         yield replace(pair, first_mbps=rates[0], second_mbps=rates[1])
 
 
+def two_lines(pairs: Iterable[Pair], rng: random.Random) -> Iterator[Pair]:
+    """Sends pairs whose coin it dislikes through another operator, as if a pair's operator were told after its coin."""
+    del rng
+    other = "another-operator"
+    history = OrderHistory()
+    for pair in pairs:
+        told = score(history, pair)
+        if told.y is None or told.y > 0:
+            history.add(pair)
+            yield pair
+        else:
+            # In the other cell a session of its own, whose probe has its losses there.
+            yield replace(pair, cell=replace(pair.cell, operator=other, asn=None))
+
+
+def two_lines_lost(pairs: Iterable[Pair], rng: random.Random) -> Iterator[Pair]:
+    """The same, where the pair is lost because the list of started pairs tells another operator."""
+    del rng
+    return _foretold(pairs, lambda pair: replace(pair, lost=True, neutral_first=None, ended_ms=None))
+
+
 # -- coins ------------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +231,8 @@ CHANGES: Final[Mapping[str, Change]] = {
     "abandon": abandon,
     "replay": replay,
     "forge": forge,
+    "two_lines": two_lines,
+    "two_lines_lost": two_lines_lost,
     "drop_poor_neutral": lambda pairs, rng: _dropping(pairs, blind=False),
     "drop_poor_either": lambda pairs, rng: _dropping(pairs, blind=True),
     "retry_neutral": lambda pairs, rng: _retrying(pairs, rng, blind=False),
