@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from analysis.match import coin
 from analysis.pairs import Pair
+from probe.wire.echo import BASELINE_S, UNANSWERED
 from probe.wire.envelope import Envelope, seal
 from probe.wire.records import (
     Arm,
@@ -99,6 +100,7 @@ def session_records(
             reflector_nonce=pair.reflector_nonce,
             origin=origin,
             hotspot=hotspot,
+            design=pair.design,
         )
         for pair in witnessed
     )
@@ -113,11 +115,20 @@ def _witnessed(number: int, pair: Pair, session: bytes, rng: random.Random) -> R
     rates = (pair.first_mbps, pair.second_mbps)
     failed = (pair.first_failed, pair.second_failed)
     arms: tuple[Arm, Arm] = ("neutral", "app") if pair.neutral_first else ("app", "neutral")
-    offsets = (200, 200 + round(pair.segment_s * 1000) + 200)
-    segments = tuple(
-        _segment(arm, pair.started_ms + offset, pair.segment_s, None if broke else rate)
-        for arm, offset, rate, broke in zip(arms, offsets, rates, failed, strict=True)
-    )
+    if pair.design == "concurrent":
+        figures = ((pair.first_delay_ms, pair.first_loss), (pair.second_delay_ms, pair.second_loss))
+        segments = tuple(
+            Segment(arm=arm, end="reset") if broke else _slot(arm, pair.started_ms + 200, pair.segment_s, *figure)
+            for arm, figure, broke in zip(arms, figures, failed, strict=True)
+        )
+    else:
+        offsets = (200, 200 + round(pair.segment_s * 1000) + 200)
+        segments = tuple(
+            _segment(arm, pair.started_ms + offset, pair.segment_s, None if broke else rate)
+            for arm, offset, rate, broke in zip(arms, offsets, rates, failed, strict=True)
+        )
+    altered = (pair.first_altered, pair.second_altered)
+    segments = tuple(replace(s, altered=changed) for s, changed in zip(segments, altered, strict=True))
     return ReceiptPair(
         pair=number,
         kind=pair.kind,
@@ -134,6 +145,24 @@ def _witnessed(number: int, pair: Pair, session: bytes, rng: random.Random) -> R
         probe_nonce=own.hex(),
         neutral_first=pair.neutral_first,
         segments=segments,
+        design=pair.design,
+        load_bytes=round(pair.pace_mbps * pair.segment_s * 125_000) if pair.design == "concurrent" else 0,
+    )
+
+
+def _slot(arm: Arm, started_ms: int, segment_s: float, delay_ms: float | None, lost: float | None) -> Segment:
+    """Echoes every 10 ms: half a second without load, then with this median and share of losses."""
+    count = round(segment_s * 100)
+    quiet = round(100 * BASELINE_S)
+    missing = round((lost or 0.0) * count)
+    loaded = [UNANSWERED] * missing + [round((delay_ms or 0.0) * 1000)] * (count - quiet - missing)
+    return Segment(
+        arm=arm,
+        end="complete",
+        started_ms=started_ms,
+        duration_ms=count * 10,
+        bytes=160 * (count - missing),
+        echo_us=(*(20_000,) * quiet, *loaded),
     )
 
 
