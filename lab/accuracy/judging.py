@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
 from typing import Any, Final
@@ -23,7 +23,7 @@ from analysis.pairs import CellKey, Pair
 from analysis.plan import DEFAULT_PLAN, HypothesisPlan
 from analysis.rules import RULES, Rules
 from analysis.verdict import CellVerdict, decide
-from lab.accuracy import counterfactual
+from lab.accuracy import counterfactual, rival
 from lab.accuracy.model import Measure, Run
 from lab.accuracy.reading import judging_of
 
@@ -110,7 +110,8 @@ class Judged:
     octets: int = 0
     placebo_alarm: bool | None = None
     """None without placebo pairs."""
-    peer: dict[str, Any] = field(default_factory=dict)
+    peer: Counter[str] = field(default_factory=Counter)
+    """What Wehe's client rule says of the same segments: see `rival`."""
 
 
 def _utc(cell: CellKey) -> tzinfo:
@@ -206,6 +207,7 @@ def judge_run(
     measure: Measure,
     options: Mapping[str, Any],
     *,
+    expected: Set[tuple[str, str]] = frozenset(),
     plan: HypothesisPlan = DEFAULT_PLAN,
     rules: Rules = RULES,
 ) -> Judged:
@@ -226,6 +228,7 @@ def judge_run(
         lost=sum(one.pair.lost for one in run.played if one.pair.kind == "test"),
         octets=sum(looks.octets.values()),
         placebo_alarm=looks.placebo_alarm(),
+        peer=rival.counted(run, {app for app, _ in expected}),
     )
     _streams(judged, looks)
     return judged

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from analysis.effect import GRID, fraction
+from lab.accuracy import rival
 from lab.accuracy.judging import BOUNDS, CellResult, Judged
 from lab.accuracy.model import Row
 from lab.nulls import wilson
@@ -71,6 +72,7 @@ def aggregate(row: Row, judged: Sequence[Judged]) -> dict[str, Any]:
         "octets": sum(one.octets for one in valid),
         "noise": _noises(valid),
         "placebo": _placebo(valid),
+        "peer": rival.table([one.peer for one in valid]),
         "first": [_fingerprint(one) for one in valid[:2]],
     }
     return result

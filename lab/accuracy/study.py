@@ -206,12 +206,9 @@ def virtual(row: Row, plan: Plan, say: Say) -> dict[str, Any]:
     """All repeats of a row in virtual time, judged; on several processes."""
     wanted = plan.repeat or row.repeats
     judged: list[Judged] = []
-    peers: list[Any] = []
     began = shown = time.monotonic()
     for part in _parts(row, wanted, plan.workers):
-        for one in part:
-            judged.append(one)
-            peers.append(one.peer)
+        judged += part
         now = time.monotonic()
         if now - shown > 5:
             shown = now
@@ -242,7 +239,7 @@ def _parts(row: Row, wanted: int, workers: int) -> Iterator[list[Judged]]:
 def play_chunk(row: Row, repeats: range) -> list[Judged]:
     """Play and judge these repeats here."""
     play = engine(row.engine)
-    return [judge_run(play(row, repeat), row.measure, row.options) for repeat in repeats]
+    return [judge_run(play(row, repeat), row.measure, row.options, expected=row.expected) for repeat in repeats]
 
 
 def engine(name: str) -> Callable[[Row, int], Run]:
