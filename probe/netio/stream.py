@@ -13,15 +13,12 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from typing import Final
 
 from probe.protocol import sealed
 from probe.protocol.steps import RunSegment
 
 HelloMaker = Callable[[str, bytes], bytes]
 """Makes the browser-shaped ClientHello for a server name and a legacy session id of 32 bytes."""
-_RECORDS: Final = 4
-"""Of full size: about as much as the other carriers send from."""
 
 
 def shake(sock: socket.socket, *, client_hello: bytes, session_id: bytes, timeout_s: float) -> socket.socket:
@@ -53,15 +50,11 @@ def greetings(step: RunSegment, hello: bytes) -> tuple[bytes, ...]:
     return (hello,)
 
 
-def take_answer(sock: socket.socket, step: RunSegment, deadline: float) -> None:
-    """Wait for what the reflector says first, and drop it. Raises OSError, EOFError."""
-    if step.wire is not None and step.wire.answer:
-        _exactly(sock, len(step.wire.answer), deadline)
-
-
-def records() -> bytes:
-    """Records full of noise, to be sent over and over by the carrier `hello`."""
-    return sealed.framed(os.urandom(_RECORDS * sealed.RECORD_BODY_BYTES))
+def take_answer(sock: socket.socket, step: RunSegment, deadline: float) -> bool:
+    """Wait for what the reflector says first; False where it is not what it had to say. Raises OSError, EOFError."""
+    if step.wire is None or not step.wire.answer:
+        return True
+    return _exactly(sock, len(step.wire.answer), deadline) == step.wire.answer
 
 
 def _exactly(sock: socket.socket, count: int, deadline: float, first: int | None = None) -> bytes:

@@ -28,13 +28,13 @@ from probe.netio.dial import (
     tcp_info,
     was_reset,
 )
-from probe.netio.stream import HelloMaker, greetings, records, shake, take_answer
+from probe.netio.stream import HelloMaker, greetings, shake, take_answer
 from probe.protocol import sealed
 from probe.protocol.datagram import UDP_CARRIERS
+from probe.protocol.payload import KNOWN, Check, payload
 from probe.protocol.session import UP_GRACE_S
 from probe.protocol.steps import Calibrate, RunSegment, SegmentFacts
 from probe.wire.failure import Failure, classify
-from probe.wire.records import Carrier
 
 _BUFFER_BYTES: Final = 64 * 1024
 _WRITE_BYTES: Final = 16 * 1024
@@ -60,6 +60,8 @@ class _Moved:
     bytes: int = 0
     seconds: float = 0.0
     failure: Failure | None = None
+    altered: bool = False
+    """What came was not what the reflector is bound to send, where nothing failed by it."""
 
 
 @dataclass(slots=True)
@@ -91,7 +93,6 @@ class Transfers:
         self._control_host = control_host
         self._counter = counter
         self._view = memoryview(bytearray(os.urandom(_BUFFER_BYTES)))
-        self._records: memoryview | None = None
 
     def run_segment(
         self, step: RunSegment, alpn: Sequence[str], client_hello: HelloMaker | None = None
@@ -105,11 +106,13 @@ class Transfers:
             found = run_datagrams(self._dialer, step.endpoint.host or self._control_host, step, self._view)
             others_kb = self._others_kb(passed, found.wire_bytes)
             return replace(found.facts, household_kb=others_kb, cpu_limited=_is_cpu_limited(cpu, wall))
+        known = _Known(step) if step.carrier in KNOWN else None  # before the connection: it takes a router milliseconds
         opened = self._open(step, self._handshake(step, alpn, client_hello))
         moved, hello_sent, options, info = _Moved(failure=opened.failure), False, None, None
         if opened.sock is not None:
             options = prepare_sender(opened.sock, step.pace_mbps) if step.direction == "up" else None
-            moved, hello_sent = self._move(opened.sock, step, sleep_mbps=_sleep_pace(options, step.pace_mbps))
+            sleep_mbps = _sleep_pace(options, step.pace_mbps)
+            moved, hello_sent = self._move(opened.sock, step, known, sleep_mbps=sleep_mbps)
             info = tcp_info(opened.sock)
             reset(opened.sock)
         return SegmentFacts(
@@ -125,6 +128,7 @@ class Transfers:
             rtt_min_ms=info.rtt_min_ms if info else None,
             household_kb=self._others_kb(passed, info.wire_bytes if info else moved.bytes),
             cpu_limited=_is_cpu_limited(cpu, wall),
+            altered=moved.altered,
         )
 
     def calibrate(self, step: Calibrate, alpn: Sequence[str]) -> float | None:
@@ -196,7 +200,9 @@ class Transfers:
             opened.tls_ms = _ms_since(start)
         return opened
 
-    def _move(self, sock: socket.socket, step: RunSegment, *, sleep_mbps: float) -> tuple[_Moved, bool]:
+    def _move(
+        self, sock: socket.socket, step: RunSegment, known: _Known | None, *, sleep_mbps: float
+    ) -> tuple[_Moved, bool]:
         moved = _Moved()
         said = False
         start = time.monotonic()
@@ -206,27 +212,28 @@ class Transfers:
             for greeting in greetings(step, step.hello(local_address(sock))):
                 sock.sendall(greeting)
             said = True
-            take_answer(sock, step, limit)
+            moved.altered = not take_answer(sock, step, limit)
         except (OSError, EOFError) as error:
             moved.failure = classify(error, during="transfer")
             moved.seconds = time.monotonic() - start if said else 0.0
             return moved, said
         if step.direction == "down":
-            _receive(sock, self._view, moved, _Clock(start, step.segment_s, limit))
+            _receive(sock, self._view, moved, _Clock(start, step.segment_s, limit), known.check if known else None)
         else:
             begun = time.monotonic()  # after the answer, where there is one to wait for
             clock = _Clock(begun, step.segment_s, begun + step.segment_s + UP_GRACE_S)
-            _send(sock, self._noise(step.carrier), moved, clock, sleep_mbps)
+            _send(sock, known.payload if known else self._view, moved, clock, sleep_mbps)
         moved.seconds = time.monotonic() - start
         return moved, True
 
-    def _noise(self, carrier: Carrier) -> memoryview:
-        """What is sent over and over."""
-        if carrier != "hello":
-            return self._view
-        if self._records is None:
-            self._records = memoryview(records())
-        return self._records
+
+class _Known:
+    """The payload of a carrier that does not encrypt: to be sent, or to compare with."""
+
+    def __init__(self, step: RunSegment) -> None:
+        up = step.direction == "up"
+        self.payload = memoryview(payload(step.carrier, step.ticket) if up else b"")
+        self.check = None if up else Check(step.carrier, step.ticket)
 
 
 def _is_cpu_limited(cpu: float, wall: float) -> bool:
@@ -243,7 +250,7 @@ def _ms_since(start: float) -> float:
     return round((time.monotonic() - start) * 1000, 3)
 
 
-def _receive(sock: socket.socket, view: memoryview, moved: _Moved, clock: _Clock) -> None:
+def _receive(sock: socket.socket, view: memoryview, moved: _Moved, clock: _Clock, check: Check | None = None) -> None:
     """Read until the peer ends it, or until its clock is surely over and the line silent, or until the limit."""
     sock.setblocking(False)
     poller = select.poll()
@@ -273,6 +280,9 @@ def _receive(sock: socket.socket, view: memoryview, moved: _Moved, clock: _Clock
         if first is None:
             first = last
         moved.bytes += got
+        if check is not None and not moved.altered:
+            check.take(view[:got])
+            moved.altered = check.is_altered
     moved.failure = None if moved.bytes else "stalled"
 
 

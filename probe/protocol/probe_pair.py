@@ -15,7 +15,6 @@ from probe.wire.failure import ALTERING
 from probe.wire.messages import PairCommit, PairFinish, PairResult, SegmentReport
 from probe.wire.records import Arm, MeasuredPair, MeasuredSegment
 
-
 QUEUE_LIMITED: Final = 0.1
 """Share of a segment's time: held back by the probe itself for longer, it tells little of the network."""
 

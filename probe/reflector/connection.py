@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import socket
 import ssl
+from dataclasses import replace
 from typing import Final, Literal, Protocol
 
 from probe.netio.dial import NOTSENT_BYTES, prepare_sender, reset
 from probe.protocol.accounts import Awaited, Counted, Job, NoJob
+from probe.protocol.payload import KNOWN, Check, payload
 from probe.protocol.session import BIN_MS, HELLO_WAIT_S
 from probe.reflector import tcpinfo
 from probe.reflector.account import Account
 from probe.reflector.opening import Ending, Greeting, NotOpened, Opening, recognise
 from probe.reflector.origin import Address
-from probe.wire.records import Carrier, SegmentEnd
+from probe.wire.failure import classify
+from probe.wire.records import SegmentEnd
 
 PIECE_BYTES: Final = 16 * 1024
 """What is sent or read at a time: the content of one TLS record."""
@@ -31,8 +34,8 @@ _WRITE: Final = 2
 class Host(Protocol):
     """What a connection needs of the loop it runs in."""
 
-    def payload_of(self, carrier: Carrier) -> tuple[memoryview, int]:
-        """What to send over and over, and where to begin in it."""
+    def noise(self) -> tuple[memoryview, int]:
+        """What to send over and over inside TLS, and where to begin in it."""
         ...
 
     scratch: memoryview
@@ -103,6 +106,7 @@ class Connection:
         self._offset = 0
         self._user_pace = 0.0
         self._has_payload = False
+        self._check: Check | None = None
         self._effort = (0.0, 0.0)
         host.watch(self, _READ)
         host.wake(self, self._deadline)
@@ -184,7 +188,10 @@ class Connection:
         if job.direction == "down":
             options = prepare_sender(self._sock, job.pace_mbps)
             self._user_pace = job.pace_mbps * 1e6 / 8 if job.pace_mbps and not options.paced else 0.0
-            self._payload, self._offset = self._host.payload_of(job.carrier)
+            if job.carrier in KNOWN:
+                self._payload = memoryview(payload(job.carrier, job.ticket))
+            else:
+                self._payload, self._offset = self._host.noise()
             self._start_clock(now, None, congestion=options.congestion, paced=options.paced)
             self._step = "sending"
             self._host.watch(self, _READ | _WRITE)
@@ -197,6 +204,8 @@ class Connection:
             )
             self._start_clock(now, info.bytes_received - ahead if info else None)
             self._step = "receiving"
+            if job.carrier in KNOWN:
+                self._check = Check(job.carrier, job.ticket)
             self._host.watch(self, _READ)
             self._receive(now)
 
@@ -262,6 +271,8 @@ class Connection:
                 self._has_payload = True
                 self._restart_clock(now)
             self._counting.app_bytes += got
+            if self._check is not None:
+                self._check.take(self._host.scratch[:got])
 
     def _restart_clock(self, now: float) -> None:
         """Up: the clock starts with the first payload byte, the counter where the hello ended."""
@@ -278,13 +289,16 @@ class Connection:
         if self._account is None:
             self._close("gone" if not isinstance(error, ssl.SSLError) else "no_tls")
         else:
-            self._finish("reset" if _was_reset(self._sock, error) else "aborted", "broken", now)
+            altered = classify(error, during="transfer") == "altered_bytes"
+            self._finish("reset" if _was_reset(self._sock, error) else "aborted", "broken", now, altered=altered)
 
-    def _finish(self, end: SegmentEnd, how: Ending, now: float) -> None:
+    def _finish(self, end: SegmentEnd, how: Ending, now: float, *, altered: bool = False) -> None:
         if self._account is None or self.job is None:
             raise AssertionError("only a segment is finished")
         account, self._account = self._account, None
         counted = account.close(end, now, saturated=self._was_saturated(account.started, now))
+        if altered or (self._check is not None and self._check.is_altered):
+            counted = replace(counted, altered=True)
         # Told before the reset: whoever sees the reset can rely on the account.
         self._host.ended(self.job, counted)
         self._close(how)

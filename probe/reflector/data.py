@@ -24,17 +24,16 @@ from pathlib import Path
 from typing import Final
 
 from probe.netio.dial import prepare_sender, reset
-from probe.protocol import sealed
 from probe.protocol.accounts import Awaited, Counted, Job, NoJob
 from probe.protocol.booking import Booking
 from probe.reflector.connection import PIECE_BYTES, Connection
 from probe.reflector.metrics import Metrics
 from probe.reflector.opening import Ending, Greeting, NamedSocket
 from probe.reflector.origin import Address, parse_address, prefix_of
-from probe.wire.records import Carrier, Origin
+from probe.wire.records import Origin
 
 _PIECES: Final = 64
-"""So many pieces, or records, are sent over and over: about 1 MB."""
+"""So many pieces are sent over and over: about 1 MB."""
 _MOST_CONTEXTS: Final = 64
 _PATIENCE_S: Final = 0.05
 """A timer this late is not called late: a sender's 64 kB last as long at 10 Mbit/s."""
@@ -107,7 +106,6 @@ class DataPlane:
         limits: DataLimits | None = None,
     ) -> None:
         self._noise = memoryview(secrets.token_bytes(_PIECES * PIECE_BYTES))
-        self._records = memoryview(sealed.framed(secrets.token_bytes(_PIECES * sealed.RECORD_BODY_BYTES)))
         self.scratch = memoryview(bytearray(PIECE_BYTES))
         self._contexts = contexts
         self._booking = booking
@@ -184,10 +182,8 @@ class DataPlane:
         connection.wake_at = at
         heapq.heappush(self._timers, (at, next(self._order), connection))
 
-    def payload_of(self, carrier: Carrier) -> tuple[memoryview, int]:
+    def noise(self) -> tuple[memoryview, int]:
         """What to send over and over, and where to begin: anywhere, so that no two connections begin alike."""
-        if carrier == "hello":
-            return self._records, secrets.randbelow(_PIECES) * sealed.RECORD_BYTES
         return self._noise, secrets.randbelow(_PIECES) * PIECE_BYTES
 
     def awaited(self, ticket: str) -> Awaited | None:
