@@ -7,12 +7,13 @@ The collector feeds it as receipts and measurements arrive, file readers in the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
 
 from analysis.cells import Assessment, assess
-from analysis.gates import Setting
+from analysis.gates import Setting, strength_of_placebo
 from analysis.pairs import CellKey, OrderHistory, Pair, Scored, in_order, score
 from analysis.plan import DEFAULT_PLAN, HypothesisPlan
 from analysis.probes import ProbeState, Standing, summarise
@@ -132,13 +133,17 @@ class Ledger:
         return found
 
     def _placebo(self) -> dict[tuple[str, int | None, Direction, Access], list[ProbeState]]:
-        """Placebo pairs say something of the neutral names, so they count for all apps of a line."""
+        """Placebo pairs say something of the neutral names, so they count for all apps of a line.
+
+        Only lines where they raise the alarm: else each cell and effect would compute anew that they do not.
+        """
         found: dict[tuple[str, int | None, Direction, Access], list[ProbeState]] = {}
         for (cell, kind), states in self._states.items():
             if kind == "placebo":
                 line = (cell.operator, cell.asn, cell.direction, cell.access)
                 found.setdefault(line, []).extend(states.values())
-        return found
+        alarm = math.log(self.rules.indication)
+        return {line: states for line, states in found.items() if strength_of_placebo(states, self.rules) >= alarm}
 
     def verdicts(
         self, plan: HypothesisPlan = DEFAULT_PLAN, *, enrolment: Mapping[str, Enrolment] | None = None
