@@ -66,6 +66,7 @@ class Compared:
             "old": self.old,
             "new": self.new,
             "changed": list(self.changed),
+            "differs": self.differs,
             "retrospective": self.retrospective_pairs > 0,
             "retrospective_pairs": self.retrospective_pairs,
         }

@@ -179,7 +179,8 @@ def _told(judged: Judged, new: Edition, against: _Against, files: Sequence[Path]
 
 def _print(told: Mapping[str, Any]) -> None:
     rows = told["cells"]
-    changed = [row for row in rows if row["changed"]]
+    changed = [row for row in rows if row["differs"]]
+    silent = sum(bool(row["changed"]) for row in rows) - len(changed)
     # What is claimed differently first; of figures alone not more than one reads.
     claimed = [row for row in changed if {"state", "only_old", "only_new"} & set(row["changed"])]
     figures = [row for row in changed if row not in claimed]
@@ -190,7 +191,8 @@ def _print(told: Mapping[str, Any]) -> None:
     print(
         _filled(
             f"{told['pairs']} pairs, {len(rows)} cells and effects judged by {told['rule']}: {len(changed)} not as by "
-            f"{told['against']}, {len(rows) - len(changed)} the same."
+            f"{told['against']}, {len(rows) - len(changed) - silent} the same"
+            + (f", {silent} spoken of by one of the two alone, which claims nothing." if silent else ".")
         ),
         end="\n\n",
     )
@@ -207,8 +209,8 @@ def _retrospective(told: Mapping[str, Any]) -> Iterator[str]:
     early = sum(cells.values())
     if early:
         yield (
-            f"{early} test pairs are from before {told['published']}, when this rule was published: what it says of them "
-            "is retrospective, and its promise on false cases does not hold there."
+            f"{early} test pairs are from before {told['published']}, when this rule was published: what it says of "
+            "them is retrospective, and its promise on false cases does not hold there."
         )
 
 
