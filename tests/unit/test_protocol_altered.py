@@ -11,10 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probe.protocol import sealed
-from probe.protocol.accounts import Counted
+from probe.protocol.accounts import Counted, Job
+from probe.protocol.datagram import DATA, Codec, Packet, challenge, opening
+from probe.protocol.datagram_flow import Filler
+from probe.protocol.datagram_probe import ProbeFlow
+from probe.protocol.datagram_reflector import Flow, flow_for
 from probe.protocol.payload import Check, payload
+from probe.protocol.probe_pair import ProbePair, measured
 from probe.protocol.reflector_pair import Slot
-from probe.wire.messages import ArmBytes
+from probe.protocol.session import encode_hello
+from probe.protocol.steps import PlannedPair, RunSegment, SegmentFacts, WireBytes
+from probe.wire.messages import ArmBytes, DataHello, Endpoint, PairResult
+from probe.wire.records import MeasuredPair, Segment
 
 TICKET = bytes(range(16)).hex()
 
@@ -92,3 +100,184 @@ def test_the_receipt_tells_what_was_counted() -> None:
     assert slot.segment("absent").altered is False
     slot.counted = Counted(end="aborted", altered=True)
     assert slot.segment("absent").altered is True
+
+
+# -- datagrams ----------------------------------------------------------------------------------------------------
+
+POOL = memoryview(random.Random(1).randbytes(70_000))
+WIRE = WireBytes(flight=b"\x01\0\0\0" + bytes(144), answer=b"\x02\0\0\0" + bytes(88), head=b"\x04\0\0\0")
+HELLO = encode_hello(DataHello(v=1, ticket=TICKET, purpose="segment", direction="up"))
+
+
+def reflector_flow(direction: str) -> Flow:
+    job = Job(
+        session="cd" * 16,
+        ticket=TICKET,
+        direction=direction,  # type: ignore[arg-type]
+        pace_mbps=8.0,
+        duration_s=1.0,
+        carrier="datagram",
+        head=WIRE.head,
+        flight=hashlib.sha256(WIRE.flight).hexdigest(),
+    )
+    return flow_for(job, Codec(TICKET, "reflector", WIRE.head), Filler(POOL), 100.0, 0)
+
+
+def told(direction: str, *datagrams: bytes) -> bool:
+    """Whether the receipt calls the segment altered, to which these datagrams came."""
+    flow = reflector_flow(direction)
+    for raw in datagrams:
+        flow.receive(raw, 100.1)
+    flow.stop(100.2)
+    assert flow.counted is not None
+    return flow.counted.altered
+
+
+DATA_UP = Codec(TICKET, "probe", WIRE.head).seal(Packet(DATA, 1, 5), POOL[:1200])
+
+
+@pytest.mark.parametrize("direction", ["down", "up"])
+def test_the_reflector_knows_what_a_probe_may_send_twice(direction: str) -> None:
+    hello = opening(WIRE.head, HELLO, random.Random(2).randbytes)
+    assert not told(direction, WIRE.flight, hello, DATA_UP, DATA_UP)
+
+
+@pytest.mark.parametrize("direction", ["down", "up"])
+@pytest.mark.parametrize("at", [0, 3, 4, 11, 12, 43])
+def test_a_wrong_byte_in_head_tag_or_header_is_told(direction: str, at: int) -> None:
+    assert told(direction, DATA_UP[:at] + bytes([DATA_UP[at] ^ 1]) + DATA_UP[at + 1 :])
+
+
+def test_a_changed_repetition_of_the_flight_is_told() -> None:
+    assert told("up", WIRE.flight[:-1] + b"x")
+
+
+def probe_flow() -> ProbeFlow:
+    step = RunSegment(
+        pair=1,
+        slot=0,
+        endpoint=Endpoint(host=None, port=443),
+        name="wireguard",
+        ticket=TICKET,
+        certificate="0" * 64,
+        app="wireguard",
+        profile="wireguard@1:0",
+        direction="down",
+        pace_mbps=8.0,
+        segment_s=1.0,
+        carrier="datagram",
+        wire=WIRE,
+    )
+    return ProbeFlow(step, HELLO, Filler(POOL), random.Random(3).randbytes, 100.0)
+
+
+def test_the_probe_tells_a_datagram_that_the_reflector_cannot_have_sent() -> None:
+    codec = Codec(TICKET, "reflector", WIRE.head)
+    good = codec.seal(challenge(b"c" * 16), POOL[:96])
+    flow = probe_flow()
+    for raw in (WIRE.answer, good, WIRE.answer):
+        flow.receive(raw, 100.1)
+    assert not flow.altered
+    flow.receive(good[:20] + bytes([good[20] ^ 1]) + good[21:], 100.2)
+    assert flow.altered
+
+
+def test_what_comes_behind_the_end_is_not_looked_at() -> None:
+    flow = probe_flow()
+    flow.broke("connection_refused", 100.1)
+    flow.receive(b"stray", 100.2)
+    assert not flow.altered
+
+
+# -- of a pair as a whole -----------------------------------------------------------------------------------------
+
+facts = st.builds(
+    SegmentFacts,
+    hello_sent=st.booleans(),
+    failure=st.sampled_from([None, "connection_reset", "altered_bytes", "tls_wrong_certificate", "stalled"]),
+    bytes=st.integers(0, 10**7),
+    duration_ms=st.integers(0, 8000),
+    household_kb=st.none() | st.integers(0, 10**6),
+    cpu_limited=st.none() | st.booleans(),
+    queue_limited=st.none() | st.booleans(),
+    captive=st.none() | st.booleans(),
+    path_changed=st.none() | st.booleans(),
+    altered=st.booleans(),
+)
+WHOLE = ("household_kb", "cpu_limited", "queue_limited", "captive", "path_changed")
+PLANNED = PlannedPair(
+    kind="test",
+    app="youtube",
+    profile="youtube@1:0",
+    direction="down",
+    pace_mbps=8.0,
+    segment_s=1.0,
+    app_name="app.example",
+    neutral_name="neutral.example",
+)
+
+
+def pair_with(arms: tuple[str, str], told: list[SegmentFacts], waited: list[int | None]) -> MeasuredPair:
+    pair = ProbePair(number=1, planned=PLANNED, nonce=bytes(32), arms=arms, facts=told)  # type: ignore[arg-type]
+    segments = tuple(
+        Segment(arm=arm, end="complete", duration_ms=1000, rwnd_limited_ms=ms)  # type: ignore[arg-type]
+        for arm, ms in zip(arms, waited, strict=True)
+    )
+    pair.result = PairResult(pair=1, outcome="both", segments=segments)
+    return measured(pair)
+
+
+@given(facts, facts, st.lists(st.none() | st.integers(0, 1000), min_size=2, max_size=2))
+def test_what_is_said_of_a_pair_is_the_same_whichever_arm_was_which(
+    one: SegmentFacts, other: SegmentFacts, waited: list[int | None]
+) -> None:
+    def whole(pair: MeasuredPair) -> list[object]:
+        return [getattr(pair, key) for key in WHOLE]
+
+    app_first = pair_with(("app", "neutral"), [one, other], waited)
+    neutral_first = pair_with(("neutral", "app"), [one, other], waited)
+    assert whole(app_first) == whole(neutral_first), "the coin fell the other way"
+    turned = pair_with(("app", "neutral"), [other, one], waited[::-1])
+    assert whole(app_first) == whole(turned), "the segments came in the other order"
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ([True, None], True),
+        ([False, True], True),
+        ([False, False], False),
+        ([False, None], None),
+        ([None, None], None),
+        ([], None),
+    ],
+)
+def test_either_segment_is_enough_and_silence_is_not_a_no(told: list[bool | None], said: bool | None) -> None:
+    segments = [SegmentFacts(hello_sent=True, path_changed=one, captive=one) for one in told]
+    pair = ProbePair(number=1, planned=PLANNED, nonce=bytes(32), arms=("app", "neutral"), facts=segments)
+    found = measured(pair)
+    assert (found.path_changed, found.captive) == (said, said)
+
+
+def test_a_window_that_held_the_reflector_back_for_more_than_a_tenth_counts() -> None:
+    quiet = [SegmentFacts(hello_sent=True, queue_limited=False)] * 2
+    assert pair_with(("app", "neutral"), quiet, [0, 100]).queue_limited is False
+    assert pair_with(("app", "neutral"), quiet, [0, 101]).queue_limited is True
+    assert pair_with(("app", "neutral"), quiet, [None, None]).queue_limited is False
+
+
+@pytest.mark.parametrize(
+    ("facts", "altered"),
+    [
+        (SegmentFacts(hello_sent=True), False),
+        (SegmentFacts(hello_sent=True, altered=True), True),
+        (SegmentFacts(hello_sent=True, failure="altered_bytes"), True),
+        (SegmentFacts(hello_sent=False, failure="tls_wrong_certificate"), True),
+        (SegmentFacts(hello_sent=True, failure="connection_reset"), False),
+        (SegmentFacts(hello_sent=False, failure="tls_failed"), False),
+    ],
+)
+def test_a_failure_alone_is_not_altered(facts: SegmentFacts, altered: bool) -> None:
+    assert pair_with(("app", "neutral"), [facts, SegmentFacts(hello_sent=True)], [None, None]).segments[0].altered is (
+        altered
+    )
