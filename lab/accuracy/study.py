@@ -27,7 +27,8 @@ from typing import Any, Final, Literal
 from analysis.plan import DEFAULT_PLAN
 from analysis.rules import RULES
 from lab.accuracy import results
-from lab.accuracy.judging import Judged, Place, judge_run
+from lab.accuracy.fast import judge_run
+from lab.accuracy.judging import Judged, Place
 from lab.accuracy.model import Row, Run
 
 Tier = Literal["virtual", "real", "both"]
