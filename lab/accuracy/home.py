@@ -20,11 +20,14 @@ from lab.classify import FlowFacts
 from lab.flows import Flow
 from lab.links import LinkQueue
 from lab.model import Link, Rule
+from lab.scenario import ScenarioError
 from lab.subscriber import RuleFlow, RuleState, Subscriber
 
 HELD: Final = -1.0
 """The packet waits in the operator's box: when it arrives is told later."""
 INFINITY: Final = float("inf")
+PLAYED: Final = frozenset({"shape", "police", "delay", "drop", "block", "reset", "deprioritise", "pass"})
+"""What the virtual box does; other actions change contents, of which there are none here."""
 _LOOK_S: Final = 5e-4  # how often the queue of low priority looks whether the line has become idle
 Told = Callable[[float | None], None]
 """Tells when a packet that was held arrives (None: it never does)."""
@@ -43,10 +46,12 @@ class Home:
     """One subscriber's line with the operator's box before it. Calls must come in the order of time."""
 
     def __init__(self, line: Line, rules: list[Rule], seed: str) -> None:
+        if unknown := {rule.action for rule in rules} - PLAYED:
+            raise ScenarioError(f"rule.action: the engine path cannot play {', '.join(sorted(unknown))}")
         # The lab's own subscriber keeps rules, buckets and lingering; its queues give way to the row's.
         self.box = Subscriber(0, _NO_LINE, None, seed)
         self.box.down, self.box.up = line.down, line.up
-        self.box.rules = [RuleState(rule) for rule in rules]
+        self.box.rules = [RuleState(rule, f"{seed}/flows/{number}") for number, rule in enumerate(rules)]
         self.box.active = list(self.box.rules)
         self.line = line
         self.down, self.up = line.down, line.up
@@ -56,6 +61,7 @@ class Home:
         self._random = random.Random(f"{seed}/rules").random
         self._held: list[tuple[float, int, int, Told | None]] = []
         self._order = itertools.count()
+        self._ports = itertools.count()
         self._last: dict[Way, float] = {"down": 0.0, "up": 0.0}
         self._low: deque[Way] = deque()
 
@@ -65,7 +71,8 @@ class Home:
 
     def open(self, proto: int, port: int) -> RuleFlow:
         """A new flow of which nothing is known but its transport and port."""
-        flow: RuleFlow = Flow(FlowFacts(proto=proto, server_port=port), client="up")
+        key = next(self._ports).to_bytes(8, "big")
+        flow: RuleFlow = Flow(FlowFacts(proto=proto, server_port=port), client="up", key=key)
         self.box.match(flow, 0)
         return flow
 
@@ -102,6 +109,8 @@ class Home:
     def _rule_for(self, flow: RuleFlow, way: Way, size: int, now: float) -> RuleState | None:
         """The rule that acts on this packet; it may linger on the whole line."""
         state = flow.down if way == "down" else flow.up
+        if state is not None and state.rule.action == "pass":
+            state = None
         if self._counts:
             flow.moved += max(0, size - 52)
             if state is not None and state.rule.after_kb and flow.moved < state.rule.after_kb * 1e3:

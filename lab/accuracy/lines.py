@@ -1,26 +1,21 @@
 # SPDX-License-Identifier: EUPL-1.2
-"""Lines that behave as access lines do and the lab's plain queue does not: radio, power boost, fair queues.
+"""Lines that behave as access lines do and the lab's plain queue does not: power boost, a household's fair queue.
 
-All are `lab.links.LinkQueue`s whose rate follows something: a random walk (Wi-Fi, mobile), a bucket (power boost), or
-the household's other flows (SQM). Pure and in virtual time, like the queue itself. spec/accuracy.md section 3.
+Both are `lab.links.LinkQueue`s whose rate follows something: a bucket, or the household's other flows. (Radio lines,
+which vary and lose in bursts, the lab has itself.) Pure, in virtual time, like the queue. spec/accuracy.md section 3.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from lab.links import CrossLoad, LinkQueue
 from lab.model import Link, Scenario
 
 Way = Literal["down", "up"]
-STEP_S: Final = 0.02
-"""A radio line takes a new rate this often: about what a rate controller and a scheduler do."""
-DEPTH: Final = 0.05
-"""A radio line never falls below this share of its nominal rate: below it a session would break, which is a loss."""
 
 
 class Household(CrossLoad):
@@ -40,45 +35,6 @@ class Household(CrossLoad):
     def octets(self, now: float) -> float:
         """Bytes until `now`, as far as the line has been looked at."""
         return self._octets + max(0.0, now - self._since) * self.bps / 8
-
-
-class Radio(LinkQueue):
-    """A line whose rate wanders: the logarithm is an autoregressive process of order one.
-
-    `sd` is its stationary deviation, `memory_s` the time after which the correlation is 1/e. What waits keeps its
-    bytes when the rate changes.
-    """
-
-    __slots__ = ("_base", "_level", "_next", "_noise", "_rng", "_stay")
-
-    def __init__(self, *, sd: float, memory_s: float, walk: random.Random, **queue: Any) -> None:
-        super().__init__(**queue)
-        self._rng = walk
-        self._stay = math.exp(-STEP_S / memory_s)
-        self._noise = sd * math.sqrt(1 - self._stay**2)
-        self._level = walk.gauss(0, sd)
-        self._base = self._per_byte
-        self._next = 0.0
-
-    def carry(self, size: int, now: float) -> float | None:
-        """As `LinkQueue.carry`, at the rate of the moment."""
-        if now >= self._next:
-            self._wander(now)
-        return super().carry(size, now)
-
-    def _wander(self, now: float) -> None:
-        steps = 1 + int((now - self._next) / STEP_S)
-        self._next += steps * STEP_S
-        if steps > 50:  # a long silence: several steps at once are one larger step of the same process
-            stay = self._stay**steps
-            spread = self._noise / math.sqrt(1 - self._stay**2) * math.sqrt(1 - stay**2)
-            self._level = stay * self._level + self._rng.gauss(0, spread)
-        else:
-            for _ in range(steps):
-                self._level = self._stay * self._level + self._rng.gauss(0, self._noise)
-        before, self._per_byte = self._per_byte, self._base / max(DEPTH, math.exp(self._level))
-        if self.busy > now:
-            self.busy = now + (self.busy - now) * self._per_byte / before
 
 
 class Boosted(LinkQueue):
@@ -149,8 +105,7 @@ class Line:
 def line(scenario: Scenario, options: Mapping[str, Any], seed: str) -> Line:
     """A subscriber's line as the scenario and the row's options have it. Options (all of them optional):
 
-    `rate_sd`, `rate_memory_s` (0.5): a rate that wanders; `boost_mbps`, `boost_kb`: power boost, down alone;
-    `sqm`: the household's own fair queue.
+    `boost_mbps`, `boost_kb`: power boost, down alone; `sqm`: the household's own fair queue.
     """
     made: dict[Way, LinkQueue] = {}
     household = []
@@ -173,14 +128,13 @@ def _queue(link: Link, way: Way, options: Mapping[str, Any], seed: str, load: Cr
         "delay_ms": link.rtt_ms / 2,
         "jitter_ms": link.jitter_ms,
         "loss": link.loss,
+        "loss_burst": link.loss_burst,
+        "vary": (link.vary, link.vary_s),
         "rng": random.Random(f"{seed}/{way}"),
     }
     if options.get("sqm"):
         return Fair(others=load, **queue)
     queue["cross"] = load
-    if options.get("rate_sd"):
-        walk = random.Random(f"{seed}/{way}/walk")
-        return Radio(sd=options["rate_sd"], memory_s=options.get("rate_memory_s", 0.5), walk=walk, **queue)
     if options.get("boost_kb") and way == "down":
         return Boosted(boost_mbps=options["boost_mbps"], boost_kb=options["boost_kb"], **queue)
     return LinkQueue(**queue)

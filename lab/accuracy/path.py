@@ -12,37 +12,41 @@ Options of a row (table `[options]`), beside those of `lab.accuracy.lines`:
 `edge`, `position`, `access`, `flags`   what receipts and measurements say; edge follows `link.nat` unless given
 `lost`                         share of started pairs that never arrive
 `cpu_mbps`, `reflector_mbps`, `window_kb`   what the ends can do: sets the flags of the gates
-`second_path`                  during each session the line moves to another network, where alone the rules act
+`design` ("sequential"), `load_mbps`, `packet_bytes` (200), `interval_ms` (20)   concurrent pairs
+`second_path`                  each session begins on one network and goes on over another: "treated" (the rules act on
+                               the second alone, from a random pair on) or "untreated" (on the first alone, one pair)
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
 
-from analysis.match import HOUSEHOLD_SHARE
+from analysis.match import HOUSEHOLD_SHARE, NO_QUEUE, pair_rates, queue_of
 from analysis.pairs import CellKey, Flag, Pair
+from lab.accuracy.concurrent import play_together
 from lab.accuracy.home import Home
 from lab.accuracy.lines import line
 from lab.accuracy.model import Played, Row, Run
-from lab.accuracy.segment import SPLIT_HELLO, Look, Outcome, Wire, calibrate, play_segment
-from lab.classify import Incomplete, stream_class
+from lab.accuracy.segment import SPLIT_HELLO, Look, Wire, calibrate, play_segment
+from lab.classify import Incomplete, datagram_class, stream_class
 from lab.model import Rule, affected
 from lab.run import apps_of
 from lab.scenario import ScenarioError
 from probe.nettests.base import Options
 from probe.nettests.differential import Slot, schedule
 from probe.profiles.dress import Arms, Dressed, dress
-from probe.profiles.model import Profile, Shelf
+from probe.profiles.model import DEFAULT_APPS, Profile, Shelf
 from probe.profiles.schema import NeutralPool
-from probe.wire.records import CONTROL_ARMS, Access, Arm, Position
+from probe.protocol.pacing import SHARE_OF_LINE
+from probe.wire.records import CONTROL_ARMS, Access, Arm, Position, Segment
 
 DAY_MS: Final = 86_400_000
-START_MS: Final = 1_789_948_800_000
-"""2026-09-21, 00:00 UTC: a Monday, in no daylight-saving change."""
+START_MS: Final = 1_795_392_000_000
+"""2026-11-23, 00:00 UTC: a Monday after the rule's publication, so that nothing is retrospective."""
 _EXCHANGES: Final = 3
 """Commit, reveal and finish: round trips of the control channel between two pairs."""
 _ASN: Final = 64496
@@ -83,6 +87,8 @@ class _Session:
     name: str
     began_ms: int
     arms: Mapping[str, Arms]
+    spare: str
+    """A neutral name that no arm has."""
     rng: random.Random
 
 
@@ -103,6 +109,7 @@ class _Probe:
         """All sessions, one after the other."""
         measure, rng = self.row.measure, random.Random(f"{self.seed}/schedule")
         apps = measure.apps or tuple(apps_of(self.row.scenario))
+        self._refuse(apps)
         wanted = Options(apps=apps, pairs=measure.pairs, direction=measure.direction, segment_s=measure.segment_s)
         slots = schedule(apps, wanted, rng)
         begins = list(self._begins(rng))
@@ -110,7 +117,8 @@ class _Probe:
             share = slots[number * len(slots) // len(begins) : (number + 1) * len(slots) // len(begins)]
             if share:
                 arms = {app: dress(_profile(app), _shelf()[1], rng, rng.randbytes) for app in apps}
-                session = _Session(f"{self.index:04x}{number:04x}", began_ms, arms, rng)
+                spare = dress(_profile(DEFAULT_APPS[0]), _shelf()[1], rng, rng.randbytes).control.name
+                session = _Session(f"{self.index:04x}{number:04x}", began_ms, arms, spare, rng)
                 yield from self._session(session, share)
 
     def _begins(self, rng: random.Random) -> Iterator[int]:
@@ -130,44 +138,87 @@ class _Probe:
         home.at(session.began_ms % DAY_MS * 24 / DAY_MS)
         return Wire(home, rtt_s=self.row.scenario.link.rtt_ms / 1000 + 0.001, limits=self.options)
 
+    def _refuse(self, apps: tuple[str, ...]) -> None:
+        """What this engine cannot play is said before it begins."""
+        for app in apps:
+            if _profile(app).carrier in {"quic", "datagram"} and not self.is_concurrent:
+                raise ScenarioError(
+                    f"{self.row.name}: measure.apps: {app} is carried over UDP, which the engine path plays in "
+                    'concurrent pairs alone; set options.design = "concurrent"'
+                )
+
     def _session(self, session: _Session, slots: list[Slot]) -> Iterator[Played]:
         measure = self.row.measure
-        second = bool(self.options.get("second_path"))
-        wire = self._home(session, "", [] if second else self.rules)
-        move_at = session.rng.randrange(len(slots)) if second else -1
+        second = self.options.get("second_path")
+        wire = self._home(session, "", [] if second == "treated" else self.rules)
+        move_at = -1 if not second else 1 if second == "untreated" else session.rng.randrange(len(slots))
         now = wire.guard(0.0)
-        neutral = _looks(_profile(slots[0].app), session.arms[slots[0].app], "test")[1]
+        neutral = _neutral(session)
         pace, now = calibrate(wire, neutral, measure.direction, most_mbps=measure.pace_mbps, now=now)
         for number, slot in enumerate(slots, start=1):
             if number - 1 == move_at:
-                wire = self._home(session, "/second", self.rules)
+                wire = self._home(session, "/second", self.rules if second == "treated" else [])
                 now = wire.guard(0.0) + now
-            one = self._pair(session, slot, number, wire, (pace, now))
+            one = self._pair(session, slot, wire, pace, now)
             now = one.ended
             if move_at >= 0 and number > move_at:
                 one.flags |= {"path_changed"}
             yield self._told(session, slot, number, one)
 
-    def _pair(self, session: _Session, slot: Slot, number: int, wire: Wire, at: tuple[float, float]) -> _Both:
-        """Two segments back to back in the coin's order."""
-        pace, now = at
-        del number
-        measure = self.row.measure
+    def _pair(self, session: _Session, slot: Slot, wire: Wire, pace: float, now: float) -> _Both:
+        """Both segments of a pair in the coin's order, and what makes it poorer."""
         neutral_first = session.rng.random() < 0.5
         app, control = _looks(_profile(slot.app), session.arms[slot.app], slot.kind)
         started = now
         now += _EXCHANGES * wire.rtt_s
         household = wire.home.line.household_kb(now)
         order = (control, app) if neutral_first else (app, control)
-        outcomes = []
-        for look in order:
-            one = play_segment(wire, look, measure.direction, pace=pace, segment_s=measure.segment_s, now=now)
-            outcomes.append(one)
-            now = one.ended
-        moved_kb = sum(one.segment.bytes for one in outcomes) / 1000
-        household = wire.home.line.household_kb(now) - household
+        if self.is_concurrent:
+            both = self._together(session, wire, order, now)
+        else:
+            both = self._in_turn(wire, order, pace, now)
+        household = wire.home.line.household_kb(both.ended) - household
+        both.neutral_first, both.started, both.pace = neutral_first, started, pace
+        both.flags = self._flags(household, both.octets / 1000)
+        both.ended += self.options.get("gap_s", 0.3) * (0.9 + 0.2 * session.rng.random())
+        return both
+
+    def _in_turn(self, wire: Wire, order: tuple[Look, Look], pace: float, now: float) -> _Both:
+        """Back to back, with a guard gap behind each."""
+        way, segment_s = self.row.measure.direction, self.row.measure.segment_s
+        first = play_segment(wire, order[0], way, pace=pace, segment_s=segment_s, now=now)
+        second = play_segment(wire, order[1], way, pace=pace, segment_s=segment_s, now=first.ended)
+        return _Both(
+            segments=(first.segment, second.segment),
+            bins=(first.bins_mbps, second.bins_mbps),
+            octets=first.octets + second.octets,
+            ended=second.ended,
+        )
+
+    def _together(self, session: _Session, wire: Wire, order: tuple[Look, Look], now: float) -> _Both:
+        """At once, in two slots."""
+        measure, options = self.row.measure, self.options
+        found = play_together(
+            wire,
+            order,
+            _neutral(session),
+            measure.direction,
+            load_mbps=options.get("load_mbps", measure.pace_mbps / SHARE_OF_LINE),
+            packet_bytes=options.get("packet_bytes", 200),
+            interval_ms=options.get("interval_ms", 20),
+            segment_s=measure.segment_s,
+            now=now,
+        )
+        return _Both(segments=found.segments, octets=found.octets, ended=found.ended)
+
+    @property
+    def is_concurrent(self) -> bool:
+        """Whether the row's pairs are."""
+        return self.options.get("design") == "concurrent"
+
+    def _flags(self, household_kb: float, moved_kb: float) -> set[Flag]:
         flags: set[Flag] = set(self.options.get("flags", ()))
-        if household > HOUSEHOLD_SHARE * moved_kb and household > 0:
+        if household_kb > HOUSEHOLD_SHARE * moved_kb and household_kb > 0:
             flags.add("household_traffic")
         limits: tuple[tuple[str, Flag], ...] = (
             ("cpu_mbps", "short_of_cpu"),
@@ -175,27 +226,17 @@ class _Probe:
             ("window_kb", "queue_limited"),
             ("sqm", "sqm"),
         )
-        flags |= {flag for key, flag in limits if self.options.get(key)}
-        return _Both(
-            neutral_first,
-            (outcomes[0], outcomes[1]),
-            started,
-            now + self.options.get("gap_s", 0.3) * (0.9 + 0.2 * session.rng.random()),
-            pace,
-            flags,
-        )
+        return flags | {flag for key, flag in limits if self.options.get(key)}
 
     def _told(self, session: _Session, slot: Slot, number: int, both: _Both) -> Played:
         """The pair as receipt and measurement tell it together."""
-        first, second = both.outcomes
-        arms = (second, first) if both.neutral_first else (first, second)
         access: Access = self.options.get("access", "fixed")
-        link, options = self.row.scenario.link, self.options
+        link, options, measure = self.row.scenario.link, self.options, self.row.measure
         position: Position = options.get("position", "behind_nat" if link.nat != "none" else "edge")
-        lost = session.rng.random() < options.get("lost", 0.0)
-        failed = [one.segment.end != "complete" for one in both.outcomes]
+        queue = queue_of(both.segments, measure.segment_s) if self.is_concurrent else NO_QUEUE
+        rates = (None, None) if self.is_concurrent else pair_rates(both.segments, measure.segment_s)
         pair = Pair(
-            cell=CellKey(self.row.name, _ASN, slot.app, self.row.measure.direction, access),
+            cell=CellKey(self.row.name, _ASN, slot.app, measure.direction, access),
             kind=slot.kind,
             probe=f"probe-{self.index}",
             session=f"{self.index}-{session.name}",
@@ -203,36 +244,45 @@ class _Probe:
             started_ms=session.began_ms + round(both.started * 1000),
             ended_ms=session.began_ms + round(both.ended * 1000),
             neutral_first=both.neutral_first,
-            first_mbps=first.mbps,
-            second_mbps=second.mbps,
-            first_failed=failed[0],
-            second_failed=failed[1],
-            lost=lost,
+            first_mbps=rates[0],
+            second_mbps=rates[1],
+            first_failed=both.segments[0].end != "complete",
+            second_failed=both.segments[1].end != "complete",
+            design="concurrent" if self.is_concurrent else "sequential",
+            first_delay_ms=queue.delays_ms[0],
+            second_delay_ms=queue.delays_ms[1],
+            first_loss=queue.losses[0],
+            second_loss=queue.losses[1],
+            queued=queue.queued,
+            lost=session.rng.random() < options.get("lost", 0.0),
             network="carrier-nat" if link.nat == "cgnat" else f"network-{self.index}",
             edge=options.get("edge", link.nat == "none" and not options.get("second_path")),
             position=position,
             flags=frozenset(both.flags),
             pace_mbps=both.pace,
-            segment_s=self.row.measure.segment_s,
+            segment_s=measure.segment_s,
         )
-        return Played(
-            pair=pair,
-            app_bins_mbps=arms[0].bins_mbps,
-            neutral_bins_mbps=arms[1].bins_mbps,
-            octets=first.octets + second.octets,
-        )
+        app, neutral = (1, 0) if both.neutral_first else (0, 1)
+        return Played(pair=pair, app_bins_mbps=both.bins[app], neutral_bins_mbps=both.bins[neutral], octets=both.octets)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Both:
     """Both segments of a pair, played."""
 
-    neutral_first: bool
-    outcomes: tuple[Outcome, Outcome]
-    started: float
+    segments: tuple[Segment, Segment]
+    octets: int
     ended: float
-    pace: float
-    flags: set[Flag]
+    bins: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
+    neutral_first: bool = True
+    started: float = 0.0
+    pace: float = 0.0
+    flags: set[Flag] = field(default_factory=set)
+
+
+def _neutral(session: _Session) -> Look:
+    """A neutral name of its own, for the calibration and for loads."""
+    return Look(arm="neutral", sni=session.spare)
 
 
 def _looks(profile: Profile, arms: Arms, kind: str) -> tuple[Look, Look]:
@@ -252,4 +302,4 @@ def _look(profile: Profile, arm: Dressed, role: Arm) -> Look:
         except Incomplete:
             payload = "opaque"
         return Look(arm=role, payload=payload, hello=(52 + len(arm.flight),))
-    raise ScenarioError(f"measure.apps: the engine path plays TCP alone, and {profile.id} is carried over UDP")
+    return Look(arm=role, payload=datagram_class(arm.flight), hello=(28 + len(arm.flight),))

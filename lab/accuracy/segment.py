@@ -16,7 +16,7 @@ from lab.accuracy.lines import Way
 from lab.accuracy.tcp import MSS, PACKET, Transfer, received_bins
 from lab.classify import TCP, FlowFacts
 from lab.subscriber import RuleFlow
-from probe.protocol.pacing import MOST_PACE_MBPS, SHARE_OF_LINE, pace_mbps
+from probe.protocol.pacing import SHARE_OF_LINE, pace_mbps
 from probe.protocol.session import (
     CONNECT_TIMEOUT_S,
     GUARD_LIMIT_MS,
@@ -113,7 +113,7 @@ class Wire:
         return min(now, limit)
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """The connection never came to its hello: how the segment ends, and when the probe gives up."""
 
     def __init__(self, end: SegmentEnd, at: float) -> None:
@@ -130,22 +130,22 @@ def _exchange(
     rto_s: float,
     limit: float,
 ) -> tuple[float, float]:
-    """A question and its answer, sent again until both came; (when, round-trip time). Raises _Refused."""
+    """A question and its answer, sent again until both came; (when, round-trip time). Raises Refused."""
     since, tries = now, 0
     while now < limit:
-        there = _deliver(wire, flow, "up", sizes[0], now)
-        back = None if there is None else _deliver(wire, flow, "down", sizes[1], there)
+        there = deliver(wire, flow, "up", sizes[0], now)
+        back = None if there is None else deliver(wire, flow, "down", sizes[1], there)
         if back is not None and back <= limit:
             return back, back - now
         if flow.dead == "reset":
-            raise _Refused("absent", now + wire.rtt_s)
+            raise Refused("absent", now + wire.rtt_s)
         now = since + rto_s * (2 ** (tries + 1) - 1)
         tries += 1
-    raise _Refused("absent", limit)
+    raise Refused("absent", limit)
 
 
-def _deliver(wire: Wire, flow: RuleFlow, way: Way, sizes: tuple[int, ...], now: float) -> float | None:
-    """When the last packet of a message arrives; None where one is lost."""
+def deliver(wire: Wire, flow: RuleFlow, way: Way, sizes: tuple[int, ...], now: float) -> float | None:
+    """When the last packet of a message that is sent now arrives; None where one is lost."""
     arrivals: list[float | None] = []
     home = wire.home
     for size in sizes:
@@ -161,7 +161,7 @@ def _deliver(wire: Wire, flow: RuleFlow, way: Way, sizes: tuple[int, ...], now: 
 
 
 def connect(wire: Wire, look: Look, now: float) -> tuple[RuleFlow, float, float]:
-    """Open a data connection as the probe does; (flow, when the reflector accepts its hello, RTT). Raises _Refused."""
+    """Open a data connection as the probe does; (flow, when the reflector accepts its hello, RTT). Raises Refused."""
     home = wire.home
     flow = home.open(TCP, PORT)
     limit = now + CONNECT_TIMEOUT_S
@@ -173,10 +173,10 @@ def connect(wire: Wire, look: Look, now: float) -> tuple[RuleFlow, float, float]
     secured, rtt = _exchange(wire, flow, (look.hello, _FLIGHT), opened, rto_s=rto, limit=limit)
     accepted, at = None, secured
     while accepted is None:
-        accepted = _deliver(wire, flow, "up", _FINISH, at)
+        accepted = deliver(wire, flow, "up", _FINISH, at)
         at += rto
         if at > limit:
-            raise _Refused("absent", limit)
+            raise Refused("absent", limit)
     return flow, accepted, rtt
 
 
@@ -184,7 +184,7 @@ def play_segment(wire: Wire, look: Look, way: Way, *, pace: float, segment_s: fl
     """One segment from `now` on: down from the reflector's clock at its hello, up from the first payload byte."""
     try:
         flow, start, rtt = connect(wire, look, now)
-    except _Refused as refused:
+    except Refused as refused:
         ended = wire.guard(max(refused.at, now))
         return Outcome(segment=Segment(arm=look.arm, end=refused.end), mbps=None, octets=2000, ended=ended)
     transfer = Transfer(
@@ -244,4 +244,4 @@ def calibrate(wire: Wire, look: Look, way: Way, *, most_mbps: float, now: float)
             unlimited, look, way, pace=most_mbps / SHARE_OF_LINE, segment_s=MOST_CALIBRATION_S, now=now + 3
         )
         reached = again
-    return pace_mbps(reached.mbps, min(most_mbps, MOST_PACE_MBPS)), reached.ended
+    return pace_mbps(reached.mbps, most_mbps), reached.ended

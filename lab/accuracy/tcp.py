@@ -114,7 +114,8 @@ class Transfer:
     """One greedy TCP sender of one flow. `run` plays it; `progress` tells what moved when.
 
     `way` is where the data goes. `progress` holds (time, place) of segments in the order in which they became
-    known to the reflector: acknowledged (down) or received (up).
+    known to the reflector: acknowledged (down) or received (up). `aside`: acknowledgements take so long (s) and no
+    room on the line, for where other packets share it and its queue must be asked in the order of time.
     """
 
     def __init__(
@@ -126,11 +127,13 @@ class Transfer:
         pace_mbps: float,
         rtt_s: float,
         window_segments: float = INFINITY,
+        aside: float | None = None,
     ) -> None:
         self._home, self._flow, self._way = home, flow, way
         self._back: Way = "up" if way == "down" else "down"
         self._gap_s = MSS * 8 / (pace_mbps * 1e6) if pace_mbps else 0.0
         self._receiver = window_segments
+        self._aside = aside
         self._cubic = Cubic()
         self._srtt, self._rttvar, self._rtt_min = rtt_s, rtt_s / 2, rtt_s
         self._acks: deque[tuple[float, int]] = deque()
@@ -159,7 +162,7 @@ class Transfer:
 
     def run(self, now: float, end: float) -> None:
         """Send from `now` until the clock's end."""
-        self._next_send = now
+        self._next_send = max(self._next_send, now)
         while True:
             at, what = self._upcoming(now, end)
             now = max(now, at)
@@ -250,6 +253,9 @@ class Transfer:
     def _answer(self, now: float, number: int) -> None:
         """The receiver acknowledges everything up to this transmission that came."""
         now = self._echo_last = max(now, self._echo_last)
+        if self._aside is not None:
+            self._acks.append((now + self._aside, number))
+            return
         line = self._home.plain(self._flow, self._back)
         back = line.carry(ACK, now) if line is not None else self._home.carry(self._flow, self._back, ACK, now)
         if back == HELD:  # an acknowledgement behind a delay: its own wait, without the queue's bookkeeping
