@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import bisect
 import math
-import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, tzinfo
 from typing import Literal
 
+from analysis.order import Entry, Sorted
 from analysis.rules import RULES, Rules
 from probe.wire.records import Access, Design, Direction, PairKind, Position
 
@@ -193,18 +193,24 @@ class Scored:
 class OrderHistory:
     """Earlier log ratios of one probe and cell, by order, for the midpoint m.
 
-    Only receipts enter, so neither withholding a measurement nor the order of uploads can move m.
+    Only receipts enter, so neither withholding a measurement nor the order of uploads can move m. Adding a pair and
+    asking for its midpoint cost the same however many pairs there are, and however late one comes: O(log n)
+    comparisons and a bounded number of moves (`Sorted`), then a window of `order_window` pairs.
     """
 
     rules: Rules = RULES
-    _entries: list[tuple[int, str, int, bool, float]] = field(default_factory=list)
+    _entries: Sorted = field(default_factory=Sorted)
+    _sessions: dict[str, list[Entry]] = field(default_factory=dict)
+    """Entries by session, sorted; a session has at most 512 pairs."""
 
     def add(self, pair: Pair) -> None:
         """Remember a pair's d, where it has one and its end and coin are known."""
         ratio = pair.log_ratio(self.rules)
         if ratio is None or pair.ended_ms is None or pair.neutral_first is None or not pair.received:
             return
-        bisect.insort(self._entries, (pair.ended_ms, pair.session, pair.number, pair.neutral_first, ratio))
+        entry = (pair.ended_ms, pair.session, pair.number, pair.neutral_first, ratio)
+        self._entries.add(entry)
+        bisect.insort(self._sessions.setdefault(pair.session, []), entry)
 
     def midpoint(self, pair: Pair) -> float:
         """Midpoint of the medians of d by order, over pairs that had ended when this one started; 0 without both.
@@ -212,17 +218,23 @@ class OrderHistory:
         A pair that only *started* earlier does not count: whoever runs two sessions at once could shape the
         end of the one after seeing the coin of the other.
         """
-        # Entries are sorted by their end; those ended by the start lie left, and of the same session (which is
-        # one after the other by protocol) the lower numbers belong even where clocks are rounded.
-        until = bisect.bisect_right(self._entries, (pair.started_ms, "￿"))
-        known = self._entries[max(0, until - self.rules.order_window) : until]
-        known += [e for e in self._entries[until:] if e[1] == pair.session and e[2] < pair.number]
-        window = known[-self.rules.order_window :]
-        neutral_first = [ratio for *_, coin, ratio in window if coin]
-        app_first = [ratio for *_, coin, ratio in window if not coin]
+        # Entries are sorted by their end; those ended by the start lie before the limit, and of the same session
+        # (which is one after the other by protocol) the lower numbers belong even where clocks are rounded.
+        limit = (pair.started_ms, "￿")
+        own = self._sessions.get(pair.session, ())
+        late = [e for e in own[bisect.bisect_right(own, limit) :] if e[2] < pair.number]
+        window = [*self._entries.before(limit, self.rules.order_window), *late][-self.rules.order_window :]
+        neutral_first = sorted([e[4] for e in window if e[3]])
+        app_first = sorted([e[4] for e in window if not e[3]])
         if not neutral_first or not app_first:
             return 0.0
-        return (statistics.median(neutral_first) + statistics.median(app_first)) / 2
+        return (_median(neutral_first) + _median(app_first)) / 2
+
+
+def _median(ranked: list[float]) -> float:
+    """The same as `statistics.median`, of values already sorted."""
+    middle = len(ranked) // 2
+    return ranked[middle] if len(ranked) % 2 else (ranked[middle - 1] + ranked[middle]) / 2
 
 
 def score(
