@@ -117,6 +117,59 @@ def observe(local: str, peer: str, line: Line | None, root: Path = _ROOT) -> Env
     )
 
 
+class PathWatch:
+    """Notices another address, interface or gateway on the way to a peer. What it compares never leaves memory.
+
+    The kernel is asked which address it would use now, which sends nothing; gateways are those of the default routes.
+    """
+
+    def __init__(self, peer: str, bind: str | None = None, root: Path = _ROOT) -> None:
+        self._family = socket.AF_INET6 if ":" in peer else socket.AF_INET
+        self._peer = peer
+        self._bind = bind
+        self._root = root
+        self._known = self._look()
+
+    def begin(self) -> None:
+        """A pair begins: what is the case now is what it is compared with."""
+        self._known = self._look()
+
+    def has_changed(self) -> bool | None:
+        """Whether it is another path than at the beginning of the pair; None where nothing can be seen."""
+        now = self._look()
+        if now == (None, None) or self._known == (None, None):
+            return None
+        return now != self._known
+
+    def _look(self) -> tuple[str | None, frozenset[str] | None]:
+        return self._source(), default_routes(self._family, self._root)
+
+    def _source(self) -> str | None:
+        """The address from which packets to the peer would leave; empty where there is no way to it any more."""
+        if self._bind is not None:
+            return self._bind
+        with socket.socket(self._family, socket.SOCK_DGRAM) as sock:
+            try:
+                sock.connect((self._peer, 9))  # nothing is sent; 9 is the port that discards
+            except OSError:
+                return ""
+            return str(sock.getsockname()[0])
+
+
+def default_routes(family: int, root: Path = _ROOT) -> frozenset[str] | None:
+    """Interface and gateway of each default route, as the kernel writes them; None where it does not say."""
+    try:
+        if family == socket.AF_INET6:
+            rows = [row.split() for row in (root / "proc/net/ipv6_route").read_text(encoding="ascii").splitlines()]
+            # destination, prefix, source, prefix, next hop, metric, references, use, flags, interface
+            return frozenset(f"{r[9]} {r[4]}" for r in rows if len(r) > 9 and r[1] == "00" and r[9] != "lo")
+        rows = [row.split() for row in (root / "proc/net/route").read_text(encoding="ascii").splitlines()[1:]]
+        # interface, destination, gateway, flags, references, use, metric, mask
+        return frozenset(f"{r[0]} {r[2]}" for r in rows if len(r) > 7 and r[1] == r[7] == "00000000")
+    except (OSError, UnicodeError):
+        return None
+
+
 def _has_sqm(root: Path, line: Line | None) -> bool | None:
     """Whether OpenWrt's traffic shaper runs on our line; None elsewhere, where we cannot tell."""
     if line is None or not (root / "etc/config/sqm").exists():

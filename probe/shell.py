@@ -12,10 +12,11 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
-from probe.environment import household_counter, line_of, observe
+from probe.environment import PathWatch, household_counter, line_of, observe
 from probe.netio.control import ControlChannel, ControlFailed, Url
 from probe.netio.dial import Dialer
 from probe.netio.stream import HelloMaker
@@ -23,7 +24,7 @@ from probe.netio.transfer import Transfers
 from probe.nettests.base import Progress
 from probe.protocol.probe_role import ProbeSession
 from probe.protocol.session import GUARD_LIMIT_MS
-from probe.protocol.steps import AwaitPlan, Finished, Guard, RunSegment, Send, Wait
+from probe.protocol.steps import AwaitPlan, Finished, Guard, RunSegment, SegmentFacts, Send, Wait
 from probe.wire.messages import PairResult, SessionRequest
 from probe.wire.rate import rate_mbps
 from probe.wire.records import Direction, Environment, Software
@@ -55,6 +56,7 @@ class Shell:
         on_progress: Callable[[Progress], None] = lambda _: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._bind = bind
         self._dialer = Dialer(bind)
         self._control = ControlChannel(self._dialer, reflector)
         self._on_progress = on_progress
@@ -62,6 +64,8 @@ class Shell:
         self._clock = _Clock()
         self._transfers: Transfers | None = None
         self._reported = 0
+        self._has_failed = False
+        """A segment of the open pair."""
         self._segment_s = segment_s
         self.paces: dict[int, float] = {}
         self.probe_key = key_id
@@ -125,7 +129,8 @@ class Shell:
             line = line_of(local)
             self.environment = observe(local, peer, line)
             counter = household_counter(self.environment.position, line)
-        self._transfers = Transfers(self._dialer, self._control.host, counter)
+        watch = PathWatch(peer, self._bind) if peer else None
+        self._transfers = Transfers(self._dialer, self._control.host, counter, watch)
 
     def _advance(self, session: ProbeSession, alpn: Mapping[str, tuple[str, ...]], shapes: Mapping[str, str]) -> None:
         of = session.pairs_left + len(session.results)
@@ -137,7 +142,7 @@ class Shell:
                 self.paces[step.pair] = step.pace_mbps
                 offered = alpn.get(step.app, ())
                 facts = self._moving.run_segment(step, offered, _hello_maker(shapes.get(step.app), offered))
-                session.segment_ended(facts, self._clock.ms())
+                session.segment_ended(replace(facts, captive=self._captive(step, facts)), self._clock.ms())
             elif isinstance(step, Guard):
                 session.guard_ended(self._control.guard(step.limit_ms), self._clock.ms())
             elif isinstance(step, Wait):
@@ -145,6 +150,17 @@ class Shell:
             elif isinstance(step, (AwaitPlan, Finished)):
                 return
             self._report(session, of)
+
+    def _captive(self, step: RunSegment, facts: SegmentFacts) -> bool | None:
+        """Of the whole pair, told with its last segment: whether a captive portal answers.
+
+        Where both segments went well nobody but the reflector can have answered. Where either failed, whoever answers
+        a new connection to the reflector's own name is looked at, whichever arm it was.
+        """
+        self._has_failed = facts.failure is not None or (self._has_failed and step.slot == 1)
+        if step.slot == 0:
+            return None
+        return self._control.is_impersonated() if self._has_failed else False
 
     def _send(self, session: ProbeSession, step: Send) -> None:
         try:

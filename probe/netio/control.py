@@ -166,6 +166,21 @@ class ControlChannel:
         self.smallest_ping_ms = took if self.smallest_ping_ms is None else min(took, self.smallest_ping_ms)
         return took
 
+    def is_impersonated(self) -> bool | None:
+        """Whether somebody else answers a new connection to the reflector's own name, as a captive portal does.
+
+        None where nobody answers, which says nothing. Asked under no arm's name, so it cannot tell the arms apart.
+        """
+        try:
+            open_https(self._dialer, self._url).close()
+        except WrongCertificate:
+            return True
+        except OSError as error:
+            # A page where TLS should be is an answer; a reset, silence or bytes changed on the way are none.
+            return True if classify(error, during="tls") == "tls_failed" else None
+        any_certificate_will_do = self._url.pin is None and is_house_name(self._url.host)
+        return None if any_certificate_will_do else False
+
     def guard(self, limit_ms: int) -> int:
         """Wait until a ping says that the line is quiet, at most `limit_ms`; returns how long that took in ms.
 

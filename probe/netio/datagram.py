@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from probe.netio.dial import Dialer, local_address
+from probe.netio.dial import Dialer, local_address, receive_drops
 from probe.protocol.datagram_flow import Filler
 from probe.protocol.datagram_probe import ProbeFlow
 from probe.protocol.steps import RunSegment, SegmentFacts
@@ -25,6 +25,8 @@ _LONGEST: Final = 2048
 _BUFFER_BYTES: Final = 512 * 1024
 """A third of a second at 12 Mbit/s: a small router may look after something else for so long."""
 _A_TURN: Final = 64
+_DROPPED: Final = 0.01
+"""Share of the datagrams that came: below it a radio link's own losses are larger."""
 _HEADERS: Final = {socket.AF_INET: 28, socket.AF_INET6: 48}
 _PASSING: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ENOBUFS, errno.ENOMEM})
 """The kernel has no room for this one datagram: a loss like any other."""
@@ -59,6 +61,7 @@ class _Loop:
         self._sock = sock
         self._overhead = _HEADERS[socket.AddressFamily(sock.family)]
         self._wire_bytes = 0
+        self._dropped: int | None = None
         hello = step.hello(local_address(sock))
         self._flow = ProbeFlow(step, hello, Filler(pool), os.urandom, time.monotonic())
 
@@ -70,6 +73,7 @@ class _Loop:
             for raw in flow.poll(time.monotonic()):
                 self._send(raw)
             if flow.is_over:
+                self._dropped = receive_drops(self._sock)
                 return
             if poller.poll(max(0.0, flow.wake_at - time.monotonic()) * 1000):
                 self._receive()
@@ -88,8 +92,15 @@ class _Loop:
             rtt_min_ms=None if flow.rtt_min_s is None else round(flow.rtt_min_s * 1000, 3),
             datagrams_sent=flow.datagrams_sent,
             datagrams_received=flow.datagrams_received,
+            altered=flow.altered,
+            queue_limited=self._is_queue_limited(),
         )
         return Transferred(facts, self._wire_bytes)
+
+    def _is_queue_limited(self) -> bool | None:
+        """Whether our own kernel dropped more than one in a hundred of the datagrams that had come."""
+        came = self._flow.datagrams_received or 0
+        return None if self._dropped is None else self._dropped > _DROPPED * came
 
     def _send(self, raw: bytes) -> None:
         try:

@@ -205,7 +205,7 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-_INFO_BYTES: Final = 160
+_INFO_BYTES: Final = 192
 _TCP_CLOSE: Final = 7
 
 
@@ -230,6 +230,8 @@ class TcpInfo:
     """Sent and acknowledged by the peer, TLS included."""
     wire_bytes: int
     """Bytes both ways with TCP and IP headers, retransmissions left out."""
+    limited_ms: int | None
+    """Milliseconds for which the peer's window or our own send buffer held us back (Linux 4.10); None: not told."""
 
 
 def tcp_info(sock: socket.socket) -> TcpInfo | None:
@@ -249,4 +251,30 @@ def tcp_info(sock: socket.socket) -> TcpInfo | None:
         rtt_min_ms=None if rtt_us in {0, 2**32 - 1} else rtt_us / 1000,
         acked_bytes=acked,
         wire_bytes=acked + received + headers * (segs_out + segs_in),
+        limited_ms=sum(struct.unpack_from("=QQ", raw, 176)) // 1000 if len(raw) >= 192 else None,
     )
+
+
+_SO_MEMINFO: Final = 55
+"""Linux 4.12 (include/uapi/asm-generic/socket.h); numbers of 32 bits (include/uapi/linux/sock_diag.h)."""
+_MEMINFO_BYTES: Final = 36
+
+
+def receive_fill(sock: socket.socket) -> float | None:
+    """How full the kernel's receive buffer is, 0 to 1 and a little more; None where it does not say."""
+    found = _meminfo(sock)
+    return found[0] / found[1] if found is not None and found[1] else None
+
+
+def receive_drops(sock: socket.socket) -> int | None:
+    """Datagrams that the kernel dropped because nobody had read the earlier ones; None where it does not say."""
+    found = _meminfo(sock)
+    return found[8] if found is not None else None
+
+
+def _meminfo(sock: socket.socket) -> tuple[int, ...] | None:
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO_BYTES)
+    except OSError:
+        return None
+    return struct.unpack("=9I", raw) if len(raw) == _MEMINFO_BYTES else None

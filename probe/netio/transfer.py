@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from probe.netio.datagram import run_datagrams
 from probe.netio.dial import (
@@ -28,6 +28,7 @@ from probe.netio.dial import (
     tcp_info,
     was_reset,
 )
+from probe.netio.held import Fill, sender_waited_s, was_held_back
 from probe.netio.stream import HelloMaker, greetings, shake, take_answer
 from probe.protocol import sealed
 from probe.protocol.datagram import UDP_CARRIERS
@@ -51,6 +52,19 @@ _CPU_NOTICED_S: Final = 0.1
 Counter = Callable[[], int | None]
 """Bytes that passed the household's line so far; None where this device cannot see them."""
 
+
+class Watch(Protocol):
+    """Notices another path than at the beginning of the pair."""
+
+    def begin(self) -> None:
+        """A pair begins."""
+        ...
+
+    def has_changed(self) -> bool | None:
+        """Whether address, interface or gateway are others than at its beginning; None where that cannot be seen."""
+        ...
+
+
 Handshake = Callable[[socket.socket], socket.socket]
 """Takes a connected socket over and gives back what to use from there. Raises OSError, WrongCertificate."""
 
@@ -62,6 +76,8 @@ class _Moved:
     failure: Failure | None = None
     altered: bool = False
     """What came was not what the reflector is bound to send, where nothing failed by it."""
+    full_s: float | None = None
+    """How long our receive buffer was nearly full; None where that cannot be seen."""
 
 
 @dataclass(slots=True)
@@ -88,10 +104,17 @@ class _Clock:
 class Transfers:
     """Runs segments and calibrations; holds the one buffer and the TLS contexts of a session."""
 
-    def __init__(self, dialer: Dialer, control_host: str, counter: Counter | None = None) -> None:
+    def __init__(
+        self,
+        dialer: Dialer,
+        control_host: str,
+        counter: Counter | None = None,
+        watch: Watch | None = None,
+    ) -> None:
         self._dialer = dialer
         self._control_host = control_host
         self._counter = counter
+        self._watch = watch
         self._view = memoryview(bytearray(os.urandom(_BUFFER_BYTES)))
 
     def run_segment(
@@ -101,6 +124,12 @@ class Transfers:
 
         `client_hello` is for the carrier `hello`, which cannot do without.
         """
+        if self._watch is not None and step.slot == 0:
+            self._watch.begin()
+        facts = self._run(step, alpn, client_hello)
+        return facts if self._watch is None else replace(facts, path_changed=self._watch.has_changed())
+
+    def _run(self, step: RunSegment, alpn: Sequence[str], client_hello: HelloMaker | None) -> SegmentFacts:
         passed, cpu, wall = self._count(), time.process_time(), time.monotonic()
         if step.carrier in UDP_CARRIERS:
             found = run_datagrams(self._dialer, step.endpoint.host or self._control_host, step, self._view)
@@ -129,6 +158,7 @@ class Transfers:
             household_kb=self._others_kb(passed, info.wire_bytes if info else moved.bytes),
             cpu_limited=_is_cpu_limited(cpu, wall),
             altered=moved.altered,
+            queue_limited=was_held_back(sender_waited_s(info) if options else moved.full_s, moved.seconds),
         )
 
     def calibrate(self, step: Calibrate, alpn: Sequence[str]) -> float | None:
@@ -258,6 +288,7 @@ def _receive(sock: socket.socket, view: memoryview, moved: _Moved, clock: _Clock
     recv_into, monotonic, limit = sock.recv_into, time.monotonic, clock.limit
     first: float | None = None
     last = clock.start
+    fill = Fill(sock, last)
     while last < limit:
         try:
             got = recv_into(view)
@@ -280,6 +311,9 @@ def _receive(sock: socket.socket, view: memoryview, moved: _Moved, clock: _Clock
         if first is None:
             first = last
         moved.bytes += got
+        if last >= fill.next_at:
+            fill.look(last)
+            moved.full_s = fill.full_s
         if check is not None and not moved.altered:
             check.take(view[:got])
             moved.altered = check.is_altered

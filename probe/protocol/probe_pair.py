@@ -96,7 +96,7 @@ def measured(pair: ProbePair) -> MeasuredPair:
         household_kb=sum(kb for kb in household if kb is not None) if None not in household and household else None,
         cpu_limited=_either([facts.cpu_limited for facts in pair.facts]),
         queue_limited=_either([facts.queue_limited for facts in pair.facts] + _window_limited(pair)),
-        captive=_either([facts.captive for facts in pair.facts]),
+        captive=_either([facts.captive for facts in pair.facts if facts.captive is not None]),
         path_changed=_either([facts.path_changed for facts in pair.facts]),
     )
 

@@ -245,7 +245,8 @@ class SegmentFacts:
     queue_limited: bool | None = None
     """Our own buffers or a window held the transfer back for more than a tenth of its time."""
     captive: bool | None = None
-    """Somebody else answered in the reflector's place under a neutral name, after this segment failed."""
+    """Told with the pair's last segment: somebody else answered in the reflector's place under its own name, after
+    either segment had failed."""
     path_changed: bool | None = None
     """Address, interface or gateway are others than at the beginning of the pair."""
     altered: bool = False

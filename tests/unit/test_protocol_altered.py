@@ -253,10 +253,10 @@ def test_what_is_said_of_a_pair_is_the_same_whichever_arm_was_which(
     ],
 )
 def test_either_segment_is_enough_and_silence_is_not_a_no(told: list[bool | None], said: bool | None) -> None:
-    segments = [SegmentFacts(hello_sent=True, path_changed=one, captive=one) for one in told]
+    segments = [SegmentFacts(hello_sent=True, path_changed=one, cpu_limited=one) for one in told]
     pair = ProbePair(number=1, planned=PLANNED, nonce=bytes(32), arms=("app", "neutral"), facts=segments)
     found = measured(pair)
-    assert (found.path_changed, found.captive) == (said, said)
+    assert (found.path_changed, found.cpu_limited) == (said, said)
 
 
 def test_a_window_that_held_the_reflector_back_for_more_than_a_tenth_counts() -> None:
