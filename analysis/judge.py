@@ -18,6 +18,7 @@ from analysis.pairs import CellKey, OrderHistory, Pair, Scored, in_order, score
 from analysis.plan import DEFAULT_PLAN, HypothesisPlan
 from analysis.probes import ProbeState, Standing, summarise
 from analysis.rules import RULES, Rules
+from analysis.running import RunningCell
 from analysis.verdict import CellVerdict, decide
 from probe.wire.records import Access, Direction, PairKind
 
@@ -52,6 +53,7 @@ class Ledger:
     _known: dict[tuple[str, int], tuple[Pair, Scored]] = field(default_factory=dict)
     _first: dict[CellKey, int] = field(default_factory=dict)
     """When the first pair of each cell started."""
+    _running: dict[CellKey, RunningCell] = field(default_factory=dict)
 
     def put(self, pair: Pair) -> Scored:
         """Score and count a pair, or what is now known of it. O(log n).
@@ -71,6 +73,8 @@ class Ledger:
             history.add(pair)
         states = self._states.setdefault((pair.cell, pair.kind), {})
         states.setdefault(pair.probe, ProbeState()).add(pair, scored, self.rules)
+        if pair.kind == "test" and pair.cell in self._running:
+            self._running[pair.cell].add(pair, scored)
         self._known[pair.id] = (pair, scored)
         self._first[pair.cell] = min(self._first.get(pair.cell, pair.started_ms), pair.started_ms)
         return scored
@@ -78,6 +82,8 @@ class Ledger:
     def _remove(self, pair: Pair, scored: Scored) -> None:
         states = self._states[pair.cell, pair.kind]
         states[pair.probe].remove(pair, scored, self.rules)
+        if pair.kind == "test" and pair.cell in self._running:
+            self._running[pair.cell].remove(pair, scored)
         if not states[pair.probe].counts.pairs:
             del states[pair.probe]
 
@@ -87,6 +93,18 @@ class Ledger:
             raise ValueError("a probe that has pairs here cannot be adopted")
         self._states[cell, kind][probe] = state
         self._first[cell] = min(self._first.get(cell, first_ms), first_ms)
+
+    def follow(self, cell: CellKey) -> RunningCell:
+        """The cell's evidence, from now on kept up to date with every pair at a cost that does not grow with them.
+
+        Networks are told by hashes alone, as on files. Costs O(pairs) the first time.
+        """
+        if cell not in self._running:
+            running = RunningCell(self.rules)
+            for pair, scored in self.scores(cell):
+                running.add(pair, scored)
+            self._running[cell] = running
+        return self._running[cell]
 
     def cells(self) -> list[CellKey]:
         """Cells with test pairs, in a fixed order."""

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 from analysis.probes import ProbeSummary
 
+SHARED = ""
+"""The tie of those whom no hash tells apart; no hash looks like this."""
+
 
 def grouped(probes: Sequence[ProbeSummary]) -> list[list[int]]:
     """Indices of the probes of each network, by union-find over shared hashes.
@@ -41,9 +44,5 @@ def _ties(probe: ProbeSummary) -> frozenset[str]:
     if probe.standing == "own":
         return frozenset()
     if probe.standing == "shared" or not probe.networks:
-        return frozenset({_SHARED})
+        return frozenset({SHARED})
     return probe.networks
-
-
-_SHARED = ""
-"""No hash looks like this."""
