@@ -8,7 +8,7 @@ The collector feeds it as receipts and measurements arrive, file readers in the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
 
@@ -16,7 +16,7 @@ from analysis.cells import Assessment, assess
 from analysis.gates import Setting, strength_of_placebo
 from analysis.pairs import CellKey, OrderHistory, Pair, Scored, in_order, score
 from analysis.plan import DEFAULT_PLAN, HypothesisPlan
-from analysis.probes import ProbeState, Standing, summarise
+from analysis.probes import ProbeState, Standing, placebo_evidence, summarise
 from analysis.rules import RULES, Rules
 from analysis.running import RunningCell
 from analysis.verdict import CellVerdict, decide
@@ -153,15 +153,14 @@ class Ledger:
     def _placebo(self) -> dict[tuple[str, int | None, Direction, Access], list[ProbeState]]:
         """Placebo pairs say something of the neutral names, so they count for all apps of a line.
 
-        Only lines where they raise the alarm: else each cell and effect would compute anew that they do not.
+        Only those that raise the alarm, for each cell and effect computes it anew.
         """
         found: dict[tuple[str, int | None, Direction, Access], list[ProbeState]] = {}
         for (cell, kind), states in self._states.items():
             if kind == "placebo":
                 line = (cell.operator, cell.asn, cell.direction, cell.access)
                 found.setdefault(line, []).extend(states.values())
-        alarm = math.log(self.rules.indication)
-        return {line: states for line, states in found.items() if strength_of_placebo(states, self.rules) >= alarm}
+        return {line: _alarming(states, self.rules) for line, states in found.items()}
 
     def verdicts(
         self, plan: HypothesisPlan = DEFAULT_PLAN, *, enrolment: Mapping[str, Enrolment] | None = None
@@ -169,6 +168,18 @@ class Ledger:
         """The verdict of every cell and effect; operators and cells take their places by their first pairs."""
         places, orders = self.operator_order(), self.cell_order()
         return decide(self.assessments(enrolment), plan, places.__getitem__, order=orders.__getitem__, rules=self.rules)
+
+
+def _alarming(states: Sequence[ProbeState], rules: Rules) -> list[ProbeState]:
+    """The strongest states that raise the alarm together; none where even all of them do not."""
+    evidence = placebo_evidence(states, rules)
+    ranked = [states[i] for i in sorted(range(len(states)), key=lambda i: -evidence[i]) if evidence[i] > 0]
+    size = 1
+    while size < 2 * len(ranked):
+        if strength_of_placebo(ranked[:size], rules) >= math.log(rules.indication):
+            return ranked[:size]
+        size *= 2
+    return []
 
 
 def judge(

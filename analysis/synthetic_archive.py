@@ -56,7 +56,9 @@ class _Cell:
         concurrent = rng.random() < truth.concurrent
         ends: list[Any] = ["reset" if rng.random() < truth.failed else "complete" for _ in range(2)]
         order = truth.boost + rng.gauss(0, truth.noise)
-        app_log = math.log1p(-truth.slowdown)
+        kind = "placebo" if rng.random() < truth.placebo else "test"
+        slowdown = truth.slowdown if kind == "test" else 0.0
+        app_log = math.log1p(-slowdown)
         app, neutral = (10 * math.exp(side) for side in (app_log - order / 2, order / 2))
         if not neutral_first:
             app, neutral = (10 * math.exp(side) for side in (app_log + order / 2, -order / 2))
@@ -66,7 +68,7 @@ class _Cell:
         made: dict[str, Any] = {
             "v": 1,
             "sequence": sequence,
-            "kind": "placebo" if rng.random() < truth.placebo else "test",
+            "kind": kind,
             "operator": key.operator,
             "asn": key.asn,
             "app": key.app,
@@ -92,7 +94,7 @@ class _Cell:
             waited = 40 + 100 * rng.random()
             made |= {
                 "design": "concurrent",
-                "app_delay_ms": waited + 50 * truth.slowdown,
+                "app_delay_ms": waited + 50 * slowdown,
                 "neutral_delay_ms": waited + rng.gauss(0, 2),
                 "app_loss": 0.01,
                 "neutral_loss": 0.01,
