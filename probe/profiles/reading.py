@@ -117,6 +117,9 @@ def _refuse_empty_and_double(record: Any, document: dict[str, Any], source: str,
 def _check_carriers(file: AppFile, source: str) -> None:
     if file.carrier not in NAMED and getattr(file.carriers, file.carrier) is None:
         raise ProfileError(f"{source}: carriers.{file.carrier}: missing")
+    live = file.live.carrier if file.live is not None else file.carrier
+    if live != file.carrier and getattr(file.carriers, live) is None:
+        raise ProfileError(f"{source}: live.carrier: the app has no carrier {live}")
     for profile in file.profiles().values():
         here = f"carriers.{profile.carrier}"
         own = profile.carrier == file.carrier

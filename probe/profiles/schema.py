@@ -13,8 +13,15 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from probe.wire.codec import SLUG, bounded, items, text
-from probe.wire.limits import MAX_NAME, MAX_PACE_MBPS
-from probe.wire.records import Carrier
+from probe.wire.limits import (
+    LEAST_PACKET_BYTES,
+    LEAST_PACKET_INTERVAL_MS,
+    MAX_NAME,
+    MAX_PACE_MBPS,
+    MAX_PACKET_BYTES,
+    MAX_PACKET_INTERVAL_MS,
+)
+from probe.wire.records import Carrier, Design
 
 NEUTRAL: Final = "neutral"
 SUFFIXES: Final[dict[Carrier, str]] = {
@@ -29,8 +36,10 @@ NAMED: Final[tuple[Carrier, ...]] = ("tls", "hello", "quic")
 """Carriers whose arms differ in a name; the others' differ in their first bytes."""
 
 Kind = Literal[
-    "video", "music", "social", "messaging", "call_signalling", "call_media", "download", "file_sharing", "vpn"
+    "video", "music", "social", "messaging", "call_signalling", "call_media", "download", "file_sharing", "vpn", "game"
 ]
+LIVE: Final = "+live"
+"""What stands behind an app's id for the profile whose delay and loss are compared instead of its rate."""
 
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST_NAME: Final = rf"(?:{_LABEL}\.){{2,}}[a-z]{{2,24}}"
@@ -59,6 +68,11 @@ _VARIANT_TITLES: Final[dict[Carrier, Titles]] = {
     "stream": Titles(en="over TCP", nl="via TCP", fr="sur TCP", de="über TCP"),
     "datagram": Titles(en="over UDP", nl="via UDP", fr="sur UDP", de="über UDP"),
 }
+
+
+_LIVE_TITLES: Final = Titles(
+    en="delay and loss", nl="vertraging en verlies", fr="délai et pertes", de="Verzögerung und Verlust"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +113,17 @@ class Carriers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """The app's small regular packets, for concurrent pairs: what a call or a game sends while it lasts."""
+
+    carrier: Carrier
+    """Which of the app's carriers."""
+    packet_bytes: Annotated[int, bounded(low=LEAST_PACKET_BYTES, high=MAX_PACKET_BYTES)]
+    interval_ms: Annotated[int, bounded(low=LEAST_PACKET_INTERVAL_MS, high=MAX_PACKET_INTERVAL_MS)]
+    sources: Annotated[tuple[str, ...], items(most=8, longest=200)] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AppFile:
     """What a file of the library, or a document of a plan, says of one app."""
 
@@ -123,6 +148,7 @@ class AppFile:
     ndpi: Annotated[str | None, text(longest=64)] = None
     """What nDPI calls such a flow; None where it does not know it."""
     carriers: Carriers = Carriers()
+    live: Live | None = None
     digest: str = ""
     """SHA-256 of the content as canonical JSON; computed on reading."""
 
@@ -131,6 +157,7 @@ class AppFile:
         offered: list[Carrier] = [self.carrier]
         offered += [way for way in SUFFIXES if getattr(self.carriers, way) is not None and way != self.carrier]
         found = [_profile(self, way) for way in offered]
+        found += [_live_profile(self, self.live)] if self.live is not None else []
         return {profile.id: profile for profile in found}
 
 
@@ -158,6 +185,13 @@ class Profile:
     sources: tuple[str, ...]
     ndpi: str | None
     digest: str
+    live: Live | None = None
+    """Set where delay and loss are compared (concurrent pairs), None where rates are."""
+
+    @property
+    def design(self) -> Design:
+        """How a pair's two arms share the time."""
+        return "sequential" if self.live is None else "concurrent"
 
     @property
     def reference(self) -> str:
@@ -208,8 +242,22 @@ def _profile(file: AppFile, carrier: Carrier) -> Profile:
     )
 
 
+def _live_profile(file: AppFile, live: Live) -> Profile:
+    like = _profile(file, live.carrier)
+    return dataclasses.replace(
+        like,
+        id=file.id + LIVE,
+        title=_behind(file.title, _LIVE_TITLES),
+        sources=like.sources + live.sources,
+        live=live,
+    )
+
+
 def _variant_title(title: Titles, carrier: Carrier) -> Titles:
-    behind = _VARIANT_TITLES[carrier]
+    return _behind(title, _VARIANT_TITLES[carrier])
+
+
+def _behind(title: Titles, behind: Titles) -> Titles:
     return Titles(
         **{
             field.name: f"{getattr(title, field.name)}, {getattr(behind, field.name)}"

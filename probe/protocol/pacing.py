@@ -14,6 +14,8 @@ MOST_PACE_MBPS: Final = 12.0
 """Enough for high-definition video, and about 6 MB for a segment of 4 s."""
 SHARE_OF_LINE: Final = 0.6
 """Of what a calibration reached: below the line's own rate, so that the line itself is not what is measured."""
+LOAD_FACTOR: Final = 1.5
+"""Of what a calibration reached: above the line's own rate, because a queue is what is wanted."""
 FRAMING: Final = 1.06
 """IP, TCP and TLS headers beside 1400-byte segments, rounded up; used for budgets only."""
 
@@ -23,6 +25,17 @@ def pace_mbps(calibration_mbps: float | None, most_mbps: float = MOST_PACE_MBPS)
     if calibration_mbps is None:
         return most_mbps
     return round(max(0.1, min(most_mbps, SHARE_OF_LINE * calibration_mbps)), 3)
+
+
+def load_pace_mbps(calibration_mbps: float | None, most_mbps: float) -> float:
+    """The pace of what fills a queue: 1.5 × calibration, so that it is full within a second, but never above `most`.
+
+    A pace far above the line's would only cost bytes that its buffer drops; a line faster than `most` stays empty, and
+    such a pair bets nothing.
+    """
+    if calibration_mbps is None:
+        return most_mbps
+    return round(max(0.1, min(most_mbps, LOAD_FACTOR * calibration_mbps)), 3)
 
 
 def allowed_pace_mbps(wanted_mbps: float, most_mbps: float) -> float:

@@ -14,10 +14,12 @@ from typing import Final, Literal, Protocol
 
 from probe.netio.dial import NOTSENT_BYTES, prepare_sender, reset
 from probe.protocol.accounts import Awaited, Counted, Job, NoJob
+from probe.protocol.datagram_flow import Filler
 from probe.protocol.payload import KNOWN, Check, payload
 from probe.protocol.session import BIN_MS, HELLO_WAIT_S
 from probe.reflector import tcpinfo
 from probe.reflector.account import Account
+from probe.reflector.echo import EchoConnection, PeerEnded
 from probe.reflector.opening import Ending, Greeting, NotOpened, Opening, recognise
 from probe.reflector.origin import Address
 from probe.wire.failure import classify
@@ -40,6 +42,8 @@ class Host(Protocol):
 
     scratch: memoryview
     """Where received bytes go and are forgotten."""
+    filler: Filler
+    """What small packets are filled from."""
 
     def context_for(self, protocols: tuple[bytes, ...]) -> ssl.SSLContext:
         """The TLS context that selects the first of these application protocols."""
@@ -59,6 +63,10 @@ class Host(Protocol):
 
     def opened(self, greeting: Greeting, address: Address) -> Job | NoJob:
         """Ask the booking."""
+        ...
+
+    def begin(self, tickets: tuple[str, ...], at: float) -> None:
+        """The clock of these slots starts."""
         ...
 
     def ended(self, job: Job, counted: Counted) -> None:
@@ -97,8 +105,12 @@ class Connection:
         self.wake_at = 0.0
         self._host = host
         self._deadline = now + HELLO_WAIT_S
-        self._step: Literal["opening", "sending", "receiving", "closed"] = "opening"
+        self._step: Literal["opening", "waiting", "sending", "receiving", "echoing", "closed"] = "opening"
         self._account: Account | None = None
+        self._slot: EchoConnection | None = None
+        """Of a concurrent pair: small packets instead of a transfer."""
+        self._starts = now
+        """When a load's transfer begins."""
         self._ends = 0.0
         self._bins = 0
         self._answer = memoryview(b"")
@@ -122,8 +134,14 @@ class Connection:
                 self._exchange(events, now)
             elif self._step == "receiving":
                 self._receive(now)
+            elif self._step == "echoing":
+                self._echo(now)
+            elif self._step == "waiting":
+                self._wait(now)
         except NotOpened as found:
             self._close(found.how)
+        except PeerEnded:
+            self._finish("aborted", "broken", now)
         except BlockingIOError:
             self._host.watch(self, _READ | _WRITE if self._is_writing else _READ)
         except ssl.SSLWantReadError:
@@ -135,6 +153,9 @@ class Connection:
 
     def tick(self, now: float) -> None:
         """A time that was asked for has come."""
+        if self._step in {"echoing", "waiting"}:
+            self.ready(0, now)
+            return
         if self._account is None:
             if now >= self._deadline:
                 self._close("too_slow")
@@ -149,9 +170,15 @@ class Connection:
         if self._user_pace:
             self._host.watch(self, _READ | _WRITE)
 
+    def begin(self, at: float) -> None:
+        """A slot's clock starts."""
+        if self._slot is not None:
+            self._slot.begin(at)
+            self._host.wake(self, self._slot.wake_at)
+
     def stop(self, now: float) -> None:
         """End it now, whatever it does: the pair was finished, or the reflector stops."""
-        if self._account is not None:
+        if self.job is not None:
             self._finish("aborted", "stopped", now)
         else:
             self._close("stopped")
@@ -184,7 +211,44 @@ class Connection:
 
     def _begin(self, job: Job, now: float) -> None:
         self._effort = self._host.effort()
-        self._answer = memoryview(job.answer)
+        if job.echo is not None:
+            self._slot = EchoConnection(self._sock, job, job.echo, self._host.filler, self._host.unix_ms())
+            self._step = "echoing"
+            self._echo(now)
+        elif job.begins:
+            self._step, self._starts = "waiting", now + job.after_s
+            self._host.watch(self, _READ)
+            self._host.wake(self, self._starts)
+            self._host.begin(job.begins, now)
+        else:
+            self._answer = memoryview(job.answer)
+            self._transfer(job, now)
+
+    def _echo(self, now: float) -> None:
+        """A slot of a concurrent pair: take echoes, send what is due."""
+        if self._slot is None:
+            raise AssertionError("only a slot echoes")
+        end = self._slot.advance()
+        if end is not None:
+            self._finish(end, "done" if end == "complete" else "too_slow", now)
+            return
+        self._host.watch(self, _READ | _WRITE if self._slot.wants_write else _READ)
+        if self._slot.wake_at != self.wake_at:
+            self._host.wake(self, self._slot.wake_at)
+
+    def _wait(self, now: float) -> None:
+        """A load before its time: what its peer says is thrown away, and its end is noticed."""
+        if self.job is None:
+            raise AssertionError("only a load waits")
+        if now < self._starts:
+            if not self._sock.recv_into(self._host.scratch):
+                raise PeerEnded
+            return
+        # Up, this byte says when to begin.
+        self._answer = memoryview(b"\0" if self.job.direction == "up" else b"")
+        self._transfer(self.job, now)
+
+    def _transfer(self, job: Job, now: float) -> None:
         if job.direction == "down":
             options = prepare_sender(self._sock, job.pace_mbps)
             self._user_pace = job.pace_mbps * 1e6 / 8 if job.pace_mbps and not options.paced else 0.0
@@ -278,6 +342,8 @@ class Connection:
         """Up: the clock starts with the first payload byte, the counter where the hello ended."""
         if self.job is None:
             raise AssertionError("a clock runs for a job")
+        if self.job.begins:
+            return  # a load has the pair's clock
         self._counting.restart(now, self._host.unix_ms())
         self._ends = now + self.job.duration_s
         self._bins = 1
@@ -286,22 +352,29 @@ class Connection:
     # -- the end ------------------------------------------------------------------------------------------------
 
     def _fail(self, error: OSError, now: float) -> None:
-        if self._account is None:
+        if self.job is None:
             self._close("gone" if not isinstance(error, ssl.SSLError) else "no_tls")
         else:
             altered = classify(error, during="transfer") == "altered_bytes"
             self._finish("reset" if _was_reset(self._sock, error) else "aborted", "broken", now, altered=altered)
 
     def _finish(self, end: SegmentEnd, how: Ending, now: float, *, altered: bool = False) -> None:
-        if self._account is None or self.job is None:
+        if self.job is None:
             raise AssertionError("only a segment is finished")
-        account, self._account = self._account, None
-        counted = account.close(end, now, saturated=self._was_saturated(account.started, now))
+        counted = self._closed_account(end, now)
         if altered or (self._check is not None and self._check.is_altered):
             counted = replace(counted, altered=True)
         # Told before the reset: whoever sees the reset can rely on the account.
         self._host.ended(self.job, counted)
         self._close(how)
+
+    def _closed_account(self, end: SegmentEnd, now: float) -> Counted:
+        account, self._account = self._account, None
+        if self._slot is not None:
+            return self._slot.close(end, now, saturated=self._was_saturated(self._slot.started, now))
+        if account is None:
+            return Counted(end=end)  # a load that ended before its transfer began
+        return account.close(end, now, saturated=self._was_saturated(account.started, now))
 
     def _was_saturated(self, started: float, now: float) -> bool:
         spent = max(now - started, 0.1)

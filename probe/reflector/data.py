@@ -26,6 +26,7 @@ from typing import Final
 from probe.netio.dial import prepare_sender, reset
 from probe.protocol.accounts import Awaited, Counted, Job, NoJob
 from probe.protocol.booking import Booking
+from probe.protocol.datagram_flow import Filler
 from probe.reflector.connection import PIECE_BYTES, Connection
 from probe.reflector.metrics import Metrics
 from probe.reflector.opening import Ending, Greeting, NamedSocket
@@ -103,9 +104,11 @@ class DataPlane:
         origin_of: Callable[[Address, str | None], Origin],
         metrics: Metrics,
         on_death: Callable[[], None],
+        on_begin: Callable[[Sequence[str], float], None] = lambda _tickets, _at: None,
         limits: DataLimits | None = None,
     ) -> None:
         self._noise = memoryview(secrets.token_bytes(_PIECES * PIECE_BYTES))
+        self.filler = Filler(self._noise)
         self.scratch = memoryview(bytearray(PIECE_BYTES))
         self._contexts = contexts
         self._booking = booking
@@ -113,6 +116,8 @@ class DataPlane:
         self._origin_of = origin_of
         self._metrics = metrics
         self._on_death = on_death
+        self._on_begin = on_begin
+        self._slots: dict[str, Connection] = {}  # by ticket: slots of concurrent pairs
         self._limits = limits or DataLimits()
         self._listeners = listeners
         self._selector = selectors.DefaultSelector()
@@ -200,6 +205,13 @@ class DataPlane:
                 hello, greeting.name, origin, self.unix_ms(), carrier=greeting.carrier, flight=greeting.flight
             )
 
+    def begin(self, tickets: tuple[str, ...], at: float) -> None:
+        """The load of these slots said hello: their clock starts, also of those that are carried over UDP."""
+        for ticket in tickets:
+            if (slot := self._slots.get(ticket)) is not None:
+                slot.begin(at)
+        self._on_begin(tickets, at)
+
     def ended(self, job: Job, counted: Counted) -> None:
         """Tell the booking."""
         with self._lock:
@@ -214,6 +226,8 @@ class DataPlane:
             self._selector.unregister(connection.fd)
         connection.wake_at = 0.0
         self._connections.discard(connection)
+        if connection.job is not None:
+            self._slots.pop(connection.job.ticket, None)
         if connection.is_young:
             self._no_longer_young(connection)
         self._metrics.data_ended.labels(end=how).inc()
@@ -221,6 +235,8 @@ class DataPlane:
 
     def grown_up(self, connection: Connection) -> None:
         """The connection has shown a valid hello."""
+        if connection.job is not None and connection.job.echo is not None:
+            self._slots[connection.job.ticket] = connection
         self._no_longer_young(connection)
 
     def unix_ms(self) -> int:

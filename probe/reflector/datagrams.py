@@ -21,6 +21,7 @@ from typing import Final
 
 from probe.protocol.accounts import Awaited, Job, NoJob
 from probe.protocol.booking import Booking
+from probe.protocol.concurrent_reflector import EchoFlow
 from probe.protocol.datagram import Codec
 from probe.protocol.datagram_door import Door
 from probe.protocol.datagram_flow import Filler
@@ -97,7 +98,8 @@ class DatagramPlane:
         self._timers: list[tuple[float, int, _Key]] = []
         self._order = itertools.count()
         self._late_s = 0.0
-        self._commands: list[str] = []
+        self._commands: list[tuple[str, float | None]] = []
+        """Tickets whose segment is to end, or whose clock is to start at a time."""
         self._stopping = False
         self._selector = selectors.DefaultSelector()
         self._waker, self._wakened = socket.socketpair()
@@ -116,7 +118,13 @@ class DatagramPlane:
     def end(self, tickets: Sequence[str]) -> None:
         """End the segments of these tickets soon."""
         with self._lock:
-            self._commands += tickets
+            self._commands += ((ticket, None) for ticket in tickets)
+        self._wake_up()
+
+    def begin(self, tickets: Sequence[str], at: float) -> None:
+        """Start the clock of these slots (a time of the monotonic clock)."""
+        with self._lock:
+            self._commands += ((ticket, at) for ticket in tickets)
         self._wake_up()
 
     def stop(self) -> None:
@@ -213,7 +221,8 @@ class DatagramPlane:
             return
         job = entered.job
         codec = Codec(job.ticket, "reflector", job.head)
-        flow = flow_for(job, codec, Filler(self._pool), now, self._metrics.now_ms())
+        kind = flow_for if job.echo is None else EchoFlow
+        flow = kind(job, codec, Filler(self._pool), now, self._metrics.now_ms())
         touched[key] = self._flows[key] = _Running(flow, port, peer, self._effort(port))
         self._metrics.datagram_flows_open.set(len(self._flows))
 
@@ -272,9 +281,15 @@ class DatagramPlane:
         with contextlib.suppress(BlockingIOError):
             self._wakened.recv(4096)
         with self._lock:
-            tickets, self._commands = set(self._commands), []
+            commands, self._commands = dict(self._commands), []
         now = time.monotonic()
         for key, running in self._flows.items():
-            if running.flow.job.ticket in tickets:
+            ticket = running.flow.job.ticket
+            if ticket not in commands:
+                continue
+            begins_at = commands[ticket]
+            if begins_at is None:
                 running.flow.stop(now)
-                touched[key] = running
+            elif isinstance(running.flow, EchoFlow):
+                running.flow.begin(begins_at)
+            touched[key] = running

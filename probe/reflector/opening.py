@@ -127,7 +127,9 @@ class TlsOpening:
         while len(self._got) < DATA_HELLO_BYTES:
             self._got += _some(self.sock, DATA_HELLO_BYTES - len(self._got))
         name = self._tls.name_seen if isinstance(self._tls, NamedSocket) else None
-        return Greeting(hello=_decoded(self._got, purposes=("segment", "calibration")), carrier="tls", name=name)
+        return Greeting(
+            hello=_decoded(self._got, purposes=("segment", "calibration", "load")), carrier="tls", name=name
+        )
 
 
 class HelloOpening:

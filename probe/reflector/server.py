@@ -110,16 +110,6 @@ class Reflector:
         def died() -> None:
             loop.call_soon_threadsafe(self._died.set)
 
-        self._data = DataPlane(
-            listeners=data_listeners,
-            contexts=opened.contexts,
-            booking=self._booking,
-            lock=self._booking_lock,
-            origin_of=origin_of,
-            metrics=self._metrics,
-            on_death=died,
-            limits=config.data_limits,
-        )
         self._datagrams = DatagramPlane(
             ports=udp_ports,
             booking=self._booking,
@@ -128,6 +118,17 @@ class Reflector:
             metrics=self._metrics,
             on_death=died,
             limits=config.datagram_limits,
+        )
+        self._data = DataPlane(
+            listeners=data_listeners,
+            contexts=opened.contexts,
+            booking=self._booking,
+            lock=self._booking_lock,
+            origin_of=origin_of,
+            metrics=self._metrics,
+            on_death=died,
+            on_begin=self._datagrams.begin,
+            limits=config.data_limits,
         )
         health = {"version": config.version, "key": opened.signer.key_id}
         self._control = Control(
