@@ -24,7 +24,7 @@ from probe.netio.transfer import Transfers
 from probe.nettests.base import Progress
 from probe.protocol.probe_role import ProbeSession
 from probe.protocol.session import GUARD_LIMIT_MS
-from probe.protocol.steps import AwaitPlan, Finished, Guard, RunSegment, SegmentFacts, Send, Wait
+from probe.protocol.steps import AwaitPlan, Finished, Guard, RunSegment, RunTogether, SegmentFacts, Send, Wait
 from probe.wire.messages import PairResult, SessionRequest
 from probe.wire.rate import rate_mbps
 from probe.wire.records import Direction, Environment, Software
@@ -143,6 +143,8 @@ class Shell:
                 offered = alpn.get(step.app, ())
                 facts = self._moving.run_segment(step, offered, _hello_maker(shapes.get(step.app), offered))
                 session.segment_ended(replace(facts, captive=self._captive(step, facts)), self._clock.ms())
+            elif isinstance(step, RunTogether):
+                session.together_ended(self._run_together(step, alpn, shapes), self._clock.ms())
             elif isinstance(step, Guard):
                 session.guard_ended(self._control.guard(step.limit_ms), self._clock.ms())
             elif isinstance(step, Wait):
@@ -150,6 +152,17 @@ class Shell:
             elif isinstance(step, (AwaitPlan, Finished)):
                 return
             self._report(session, of)
+
+    def _run_together(
+        self, step: RunTogether, alpn: Mapping[str, tuple[str, ...]], shapes: Mapping[str, str]
+    ) -> tuple[SegmentFacts, SegmentFacts]:
+        app = step.slots[0].app
+        self.paces[step.pair] = step.load.pace_mbps
+        offered = alpn.get(app, ())
+        facts = self._moving.run_together(step, offered, _hello_maker(shapes.get(app), offered))
+        has_failed = any(one.failure is not None for one in facts)
+        captive = self._control.is_impersonated() if has_failed else False
+        return replace(facts[0], captive=captive), replace(facts[1], captive=captive)
 
     def _captive(self, step: RunSegment, facts: SegmentFacts) -> bool | None:
         """Of the whole pair, told with its last segment: whether a captive portal answers.

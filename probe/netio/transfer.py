@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol
 
+from probe.netio.concurrent import LOAD_ALPN, Opened, run_together
 from probe.netio.datagram import run_datagrams
 from probe.netio.dial import (
     Dialer,
@@ -34,7 +35,7 @@ from probe.protocol import sealed
 from probe.protocol.datagram import UDP_CARRIERS
 from probe.protocol.payload import KNOWN, Check, payload
 from probe.protocol.session import UP_GRACE_S
-from probe.protocol.steps import Calibrate, RunSegment, SegmentFacts
+from probe.protocol.steps import Calibrate, Load, RunSegment, RunTogether, SegmentFacts
 from probe.wire.failure import Failure, classify
 
 _BUFFER_BYTES: Final = 64 * 1024
@@ -161,6 +162,36 @@ class Transfers:
             queue_limited=was_held_back(sender_waited_s(info) if options else moved.full_s, moved.seconds),
         )
 
+    def run_together(
+        self, step: RunTogether, alpn: Sequence[str], client_hello: HelloMaker | None = None
+    ) -> tuple[SegmentFacts, SegmentFacts]:
+        """Carry out a concurrent pair. What is said of the line or of this device is said of both slots alike."""
+        if self._watch is not None:
+            self._watch.begin()
+        passed, cpu, wall = self._count(), time.process_time(), time.monotonic()
+
+        def opener(one: RunSegment | Load) -> Opened:
+            if isinstance(one, Load):
+                handshake: Handshake | None = self._tls(one, LOAD_ALPN)
+            else:
+                handshake = self._handshake(one, alpn, client_hello)
+            found = self._open(one, handshake)
+            return Opened(found.sock, found.failure, found.connect_ms, found.tls_ms)
+
+        host = step.load.endpoint.host or self._control_host
+        ran = run_together(self._dialer, host, step, opener, self._view)
+        first, second = (
+            replace(
+                facts,
+                cpu_limited=_is_cpu_limited(cpu, wall),
+                path_changed=self._watch.has_changed() if self._watch is not None else None,
+            )
+            for facts in ran.facts
+        )
+        # Summed over the pair, so it is told once.
+        others_kb = self._others_kb(passed, ran.wire_bytes)
+        return replace(first, household_kb=others_kb), replace(second, household_kb=None if others_kb is None else 0)
+
     def calibrate(self, step: Calibrate, alpn: Sequence[str]) -> float | None:
         """Mbit/s that a short neutral transfer reached in its second half; None where it failed."""
         sock = self._open(step, self._tls(step, alpn)).sock
@@ -198,7 +229,7 @@ class Transfers:
         first = client_hello(step.name, session_id)
         return partial(shake, client_hello=first, session_id=session_id, timeout_s=step.tls_timeout_s)
 
-    def _tls(self, step: RunSegment | Calibrate, alpn: Sequence[str]) -> Handshake:
+    def _tls(self, step: RunSegment | Calibrate | Load, alpn: Sequence[str]) -> Handshake:
         return partial(
             self._dialer.open_tls,
             name=step.name,
@@ -207,7 +238,7 @@ class Transfers:
             timeout_s=step.tls_timeout_s,
         )
 
-    def _open(self, step: RunSegment | Calibrate, handshake: Handshake | None) -> _Opened:
+    def _open(self, step: RunSegment | Calibrate | Load, handshake: Handshake | None) -> _Opened:
         opened = _Opened()
         start = time.monotonic()
         host = step.endpoint.host or self._control_host
