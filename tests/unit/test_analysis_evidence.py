@@ -20,18 +20,28 @@ from analysis.evidence import (
     start_terms,
 )
 from analysis.pairs import Scored
-from analysis.rules import RULES
+from analysis.rules import RULES, VERSION_1
 
 DAY = 739_000
 LARGE = 1.0
 """A y beyond every threshold."""
 
 
-def scored(y=None, day=DAY, stratum="rest", *, failure=0, lost=False, void=False):
-    return Scored(day=day, stratum=stratum, ratio=None, midpoint=0.0, y=y, failure=failure, lost=lost, void=void)
+def scored(y=None, day=DAY, stratum="rest", *, failure=0, lost=False, void=False, **more):
+    return Scored(
+        day=day, stratum=stratum, ratio=None, midpoint=0.0, y=y, failure=failure, lost=lost, void=void, **more
+    )
 
 
-SCORED = st.builds(
+def queued(delay_ms, loss=0.0, day=DAY, **more):
+    return scored(day=day, design="concurrent", delay_ms=delay_ms, loss=loss, **more)
+
+
+def changed(altered, day=DAY):
+    return scored(0.0, day, altered=altered, touched=True)
+
+
+RATED = st.builds(
     scored,
     y=st.one_of(st.none(), st.floats(-5, 5)),
     day=st.integers(DAY, DAY + 9),
@@ -40,6 +50,25 @@ SCORED = st.builds(
     lost=st.booleans(),
     void=st.booleans(),
 )
+
+QUEUED = st.builds(
+    queued,
+    delay_ms=st.one_of(st.none(), st.floats(-60, 60)),
+    loss=st.one_of(st.none(), st.floats(-0.1, 0.1)),
+    day=st.integers(DAY, DAY + 9),
+    lost=st.booleans(),
+)
+CHANGED = st.builds(changed, altered=st.sampled_from([-1, 0, 1]), day=st.integers(DAY, DAY + 9))
+SCORED = st.one_of(RATED, QUEUED, CHANGED)
+ALL = ("slowing", "prioritising", "blocking", "tampering")
+
+
+def twin_of(one):
+    """What the pair would have said had its coin fallen the other way."""
+    turned = {
+        name: None if value is None else -value for name in ("y", "delay_ms", "loss") for value in [getattr(one, name)]
+    }
+    return replace(one, failure=-one.failure, altered=-one.altered, **turned)
 
 
 def counted(found):
@@ -78,15 +107,28 @@ def test_a_fair_coin_wins_nothing_on_average(past, one):
     For the smallest of two tests it is at most E before.
     """
     past = [p for p in past if p.day <= one.day]
-    one = replace(one, lost=False, failure=one.failure if one.y is None else 0)
-    twin = replace(one, y=None if one.y is None else -one.y, failure=-one.failure)
-    before, after, other = counted(past), counted([*past, one]), counted([*past, twin])
-    for effect in ("slowing", "prioritising", "blocking"):
-        mean = (math.exp(probe_evidence(after, effect)) + math.exp(probe_evidence(other, effect))) / 2
-        assert mean <= math.exp(probe_evidence(before, effect)) * (1 + 1e-9)
-    for test in ("slowing.any", "prioritising.any", "blocking.any"):
-        mean = (math.exp(log_evidence(after.of(test))) + math.exp(log_evidence(other.of(test)))) / 2
-        assert mean == pytest.approx(math.exp(log_evidence(before.of(test))), rel=1e-9)
+    one = replace(one, lost=False, failure=one.failure if one.y is None and not one.touched else 0)
+    before, after, other = counted(past), counted([*past, one]), counted([*past, twin_of(one)])
+    for rules in (RULES, VERSION_1):
+        for effect in ALL:
+            mean = (math.exp(probe_evidence(after, effect, rules)) + math.exp(probe_evidence(other, effect, rules))) / 2
+            assert mean <= math.exp(probe_evidence(before, effect, rules)) * (1 + 1e-9)
+    for test in TESTS:
+        if test.endswith(".any"):
+            mean = (math.exp(log_evidence(after.of(test))) + math.exp(log_evidence(other.of(test)))) / 2
+            assert mean == pytest.approx(math.exp(log_evidence(before.of(test))), rel=1e-9)
+
+
+@given(SCORED)
+def test_the_coin_turns_every_bet_against_no_difference(one):
+    """Each test "any" of a pair and its twin are opposite; "material" ones are never better than that."""
+    one = replace(one, lost=False)
+    ours, theirs = (dict(zip(TESTS, outcomes(s), strict=True)) for s in (one, twin_of(one)))
+    for test in TESTS:
+        if test.endswith(".any"):
+            assert ours[test] == -theirs[test]
+        elif test.endswith(".material"):
+            assert ours[test] + theirs[test] <= 0
 
 
 @given(st.lists(SCORED, min_size=1, max_size=25), st.data())
@@ -114,7 +156,7 @@ def test_a_lost_pair_is_never_better_than_a_known_one(found, data):
     """So evidence in the order of arrival stays below the martingale in the order of starts."""
     at = data.draw(st.integers(0, len(found) - 1))
     lost = [*found[:at], replace(found[at], lost=True), *found[at + 1 :]]
-    for effect in ("slowing", "prioritising", "blocking"):
+    for effect in ALL:
         assert probe_evidence(counted(lost), effect) <= probe_evidence(counted(found), effect) + 1e-12
 
 
@@ -211,3 +253,102 @@ def test_the_end_is_found_after_the_opening_only():
     fails = [scored(failure=1, day=DAY + day) for day in range(10)]
     works = [scored(0.0, DAY + day) for day in range(10, 30)]
     assert end_evidence(counted(fails + works), "blocking", DAY) > math.log(100)
+
+
+# -- delay, loss, tampering --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("delay_ms", "loss", "expected"),
+    [
+        (10.0, 0.0, {"slowing.delay.any": 1, "slowing.delay.material": 1, "prioritising.delay.any": -1}),
+        (9.9, 0.0, {"slowing.delay.any": 0, "slowing.delay.material": 0, "prioritising.delay.any": 0}),
+        (5.0, 0.0, {"slowing.delay.any": 0, "slowing.delay.material": 0}),
+        (0.0, 0.02, {"slowing.delay.any": 0, "slowing.delay.material": -1, "slowing.loss.any": 1}),
+        (-12.0, -0.05, {"prioritising.delay.any": 1, "prioritising.loss.material": 1, "slowing.loss.any": -1}),
+        (None, 0.5, {"slowing.delay.any": 0, "slowing.loss.any": 1, "slowing.end": -1, "prioritising.end": 0}),
+        (3.0, 0.01, {"slowing.end": 1, "prioritising.end": 1}),
+        (3.0, 0.03, {"slowing.end": -1, "prioritising.end": 1}),
+        (-10.0, 0.0, {"slowing.end": 1, "prioritising.end": -1}),
+        (None, None, {"slowing.end": 0, "prioritising.end": 0}),
+    ],
+)
+def test_bets_of_concurrent_pairs(delay_ms, loss, expected):
+    found = dict(zip(TESTS, outcomes(queued(delay_ms, loss)), strict=True))
+    assert {test: found[test] for test in expected} == expected
+    assert [found[t] for t in ("slowing.any", "slowing.material", "prioritising.any", "prioritising.material")] == [
+        0
+    ] * 4
+
+
+def test_a_lost_pair_loses_the_bets_of_its_own_design():
+    """Its coin decides no other bet: a lost concurrent pair leaves the evidence of rates as it was."""
+    rates = [scored(LARGE)] * 8
+    assert probe_evidence(counted([*rates, queued(30.0, lost=True)]), "slowing") < probe_evidence(
+        counted(rates), "slowing"
+    )
+    found = dict(zip(TESTS, outcomes(queued(None, None, lost=True)), strict=True))
+    assert {test for test, s in found.items() if s == 0} == {
+        "slowing.any", "slowing.material", "prioritising.any", "prioritising.material"
+    }  # fmt: skip
+
+
+def test_evidence_is_rates_times_the_mean_of_delay_and_loss():
+    """Both are e-processes of disjoint coins; delay and loss share theirs, so they are averaged."""
+    rates, queues = [scored(LARGE)] * 4, [queued(30.0, 0.0)] * 9
+    alone = probe_evidence(counted(rates), "slowing")
+    delay = math.exp(log_evidence(counted(queues).of("slowing.delay.material")))
+    loss = math.exp(log_evidence(counted(queues).of("slowing.loss.material")))
+    both = probe_evidence(counted(rates + queues), "slowing")
+    assert both == pytest.approx(alone + math.log((delay + loss) / 2))
+    assert math.exp(probe_evidence(counted(queues), "slowing")) == pytest.approx((delay + loss) / 2)
+    assert math.exp(probe_evidence(counted([queued(0.0, 0.06)] * 9), "slowing")) > 20
+
+
+def test_real_but_immaterial_delay_and_loss_never_grow():
+    assert probe_evidence(counted([queued(4.9, 0.009)] * 1000), "slowing") <= 1e-12
+    assert probe_evidence(counted([queued(-4.9, -0.009)] * 1000), "prioritising") <= 1e-12
+
+
+def test_changed_bytes_are_tampering_and_nothing_of_blocking():
+    counts = counted([changed(1)] * 8)
+    assert math.exp(probe_evidence(counts, "tampering")) > 20
+    assert probe_evidence(counts, "blocking") == pytest.approx(0.0, abs=1e-12)
+    assert counts.totals("blocking.end") == (0, 0)
+    assert counts.totals("tampering.end") == (0, 8)
+    assert probe_evidence(counted([changed(0)] * 50), "tampering") == pytest.approx(0.0, abs=1e-12)
+    assert probe_evidence(counted([changed(-1)] * 20), "tampering") < 0
+    still, over = [changed(1, DAY + day) for day in range(5)], [scored(0.0, DAY + day) for day in range(5, 25)]
+    assert end_evidence(counted(still + over), "tampering", DAY) > math.log(100)
+    # A pair that failed shows nothing of what would have become of it.
+    assert counted([scored(failure=1), scored(void=True)]).totals("tampering.end") == (0, 0)
+
+
+def test_the_end_of_a_queue_treatment_needs_both_figures_even():
+    treated = [queued(40.0, 0.0, DAY + day) for day in range(5)]
+    even, lossy = ([queued(1.0, loss, DAY + day) for day in range(5, 20)] for loss in (0.0, 0.05))
+    assert end_evidence(counted(treated + even), "slowing", DAY) > math.log(20)
+    assert end_evidence(counted(treated + lossy), "slowing", DAY) < 0
+    assert (
+        start_terms(counted(treated + even), "slowing")[DAY] > start_terms(counted(treated + even), "slowing")[DAY + 5]
+    )
+
+
+def test_rows_that_version_1_stored_are_read_and_longer_ones_refused():
+    """Eight tests and the number of pairs: seventeen integers a slot."""
+    found = [scored(LARGE)] * 7 + [scored(failure=1)]
+    whole = counted(found).to_dict()
+    shorter = {slot: row[:17] for slot, row in whole.items()}
+    assert probe_evidence(ProbeCounts.from_dict(shorter), "slowing") == probe_evidence(counted(found), "slowing")
+    assert probe_evidence(ProbeCounts.from_dict(shorter), "tampering") == pytest.approx(0.0, abs=1e-12)
+    read = ProbeCounts.from_dict(shorter)
+    read.add(queued(30.0))
+    with pytest.raises(ValueError, match="more tests than this version knows"):
+        ProbeCounts.from_dict({slot: [*row, 0] for slot, row in whole.items()})
+
+
+def test_version_1_bets_on_what_it_always_bet():
+    """Nothing of what it never knew, and a lost pair loses all of the eight."""
+    for one in (scored(LARGE), scored(failure=-1), scored(void=True), scored(lost=True), scored(-LARGE)):
+        assert outcomes(one, VERSION_1)[8:] == (0,) * 10
+        assert outcomes(one, VERSION_1)[:8] == outcomes(one)[:8]
