@@ -99,7 +99,11 @@ def strength(log_es: Sequence[float], groups: Sequence[Sequence[int]], rules: Ru
 
 def strength_of_placebo(states: Sequence[ProbeState], rules: Rules = RULES) -> float:
     """log E over probes that neutral names are not treated alike; 0 without placebo pairs."""
-    evidence = placebo_evidence(states, rules)
+    return mixed_placebo(placebo_evidence(states, rules), rules)
+
+
+def mixed_placebo(evidence: Sequence[float], rules: Rules = RULES) -> float:
+    """The same from the probes' own evidence, as `placebo_evidence` computes it."""
     if not evidence:
         return 0.0
     return log_mean([math.fsum(log_mixed(share, e) for e in evidence) for share in rules.prevalences])

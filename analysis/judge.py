@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
 
 from analysis.cells import Assessment, assess
-from analysis.gates import Setting, strength_of_placebo
+from analysis.gates import Setting, mixed_placebo
 from analysis.pairs import CellKey, OrderHistory, Pair, Scored, in_order, score
 from analysis.plan import DEFAULT_PLAN, HypothesisPlan
 from analysis.probes import ProbeState, Standing, placebo_evidence, summarise
@@ -139,7 +139,7 @@ class Ledger:
         found = []
         for cell in self.cells():
             setting = Setting(
-                placebo=tuple(placebo.get((cell.operator, cell.asn, cell.direction, cell.access), ())),
+                placebo=placebo.get((cell.operator, cell.asn, cell.direction, cell.access), ()),
                 lost_known=self.lost_known,
                 zone_known=self.zones(cell) is not None,
             )
@@ -150,7 +150,7 @@ class Ledger:
             found += [assess(cell, effect, probes, setting, rules=self.rules) for effect in self.rules.effects]
         return found
 
-    def _placebo(self) -> dict[tuple[str, int | None, Direction, Access], list[ProbeState]]:
+    def _placebo(self) -> dict[tuple[str, int | None, Direction, Access], tuple[ProbeState, ...]]:
         """Placebo pairs say something of the neutral names, so they count for all apps of a line.
 
         Only those that raise the alarm, for each cell and effect computes it anew.
@@ -160,7 +160,9 @@ class Ledger:
             if kind == "placebo":
                 line = (cell.operator, cell.asn, cell.direction, cell.access)
                 found.setdefault(line, []).extend(states.values())
-        return {line: _alarming(states, self.rules) for line, states in found.items()}
+        return {
+            line: alarming(states, placebo_evidence(states, self.rules), self.rules) for line, states in found.items()
+        }
 
     def verdicts(
         self, plan: HypothesisPlan = DEFAULT_PLAN, *, enrolment: Mapping[str, Enrolment] | None = None
@@ -170,16 +172,20 @@ class Ledger:
         return decide(self.assessments(enrolment), plan, places.__getitem__, order=orders.__getitem__, rules=self.rules)
 
 
-def _alarming(states: Sequence[ProbeState], rules: Rules) -> list[ProbeState]:
-    """The strongest states that raise the alarm together; none where even all of them do not."""
-    evidence = placebo_evidence(states, rules)
-    ranked = [states[i] for i in sorted(range(len(states)), key=lambda i: -evidence[i]) if evidence[i] > 0]
+def alarming(states: Sequence[ProbeState], evidence: Sequence[float], rules: Rules = RULES) -> tuple[ProbeState, ...]:
+    """None unless the states of a line's placebo pairs raise the alarm together; else the strongest that suffice.
+
+    `evidence` is each one's from `placebo_evidence`. A cell and effect computes the alarm anew from what it is given:
+    this keeps that cheap, and changes nothing in whether there is one.
+    """
+    alarm = math.log(rules.indication)
+    if mixed_placebo(evidence, rules) < alarm:
+        return ()
+    ranked = sorted(range(len(states)), key=lambda i: -evidence[i])
     size = 1
-    while size < 2 * len(ranked):
-        if strength_of_placebo(ranked[:size], rules) >= math.log(rules.indication):
-            return ranked[:size]
+    while mixed_placebo([evidence[i] for i in ranked[:size]], rules) < alarm:
         size *= 2
-    return []
+    return tuple(states[i] for i in ranked[:size])
 
 
 def judge(
