@@ -11,20 +11,22 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
 from analysis.archive import ArchiveError
+from analysis.cells import assess
 from analysis.editions import PUBLISHED, Edition
-from analysis.judge import Ledger
+from analysis.gates import Setting
+from analysis.judge import Ledger, alarming
 from analysis.opendata import LineError, Midpoints, Progress, Share, cell_of, day_of, pair_of, published
 from analysis.pairs import CellKey, OrderHistory, score
 from analysis.plan import DEFAULT_PLAN, HypothesisPlan
-from analysis.probes import ProbeState
+from analysis.probes import ProbeState, ProbeSummary, placebo_evidence, summarise
 from analysis.rules import Rules, digest_of_inputs
 from analysis.sources import SourceError, corpus, read_files
-from analysis.verdict import CellVerdict
+from analysis.verdict import CellVerdict, decide
 from probe.wire.records import PairKind, PairRecord
 
 MOST_PROBES: Final = 100_000
@@ -105,6 +107,19 @@ class Stream:
     last: int = 0
     digest: str = ""
     """Of all its lines: the same in two exports only if they say the same of it."""
+    summaries: list[ProbeSummary] = field(default_factory=list)
+    """Of test pairs, by each rule. Read by whoever counted, for reading many days takes long."""
+    placebo: list[float] = field(default_factory=list)
+    """Of placebo pairs, by each rule: log E that neutral names are not treated alike."""
+
+    def close(self, key: StreamKey, digest: str, rules: Sequence[Rules]) -> None:
+        """No more pairs come."""
+        self.digest = digest
+        _, kind, probe = key
+        if kind == "placebo":
+            self.placebo = [placebo_evidence([one], rule)[0] for one, rule in zip(self.states, rules, strict=True)]
+        else:
+            self.summaries = [summarise(probe, one, rules=rule) for one, rule in zip(self.states, rules, strict=True)]
 
 
 @dataclass(slots=True)
@@ -159,8 +174,8 @@ def count(
         for index, rule in enumerate(rules):
             stream.states[index].add(pair, score(nothing, pair, midpoint=m, rules=rule), rule)
             stream.early[index] += day < since[index]
-    for one in found.values():
-        one.stream.digest = one.hash.hexdigest()
+    for key, one in found.items():
+        one.stream.close(key, one.hash.hexdigest(), rules)
     return {key: one.stream for key, one in found.items()}
 
 
@@ -232,19 +247,39 @@ def verdicts(
 ) -> tuple[list[CellVerdict], dict[CellKey, int]]:
     """The verdicts of one of the rules, and how many of each cell's test pairs are older than it."""
     rules = tally.editions[which].rules
-    ledger = Ledger(rules=rules, zones=_published_zone)
-    early: Counter[CellKey] = Counter()
+    places, early = Ledger(rules=rules), Counter[CellKey]()
+    probes: dict[CellKey, list[ProbeSummary]] = {}
     for (cell, kind, probe), stream in sorted(tally.streams.items(), key=lambda item: (item[0][0].order, *item[0][1:])):
+        # A day is as fine as published times are.
         first_ms = (stream.first_day - _EPOCH) * DAY_MS
-        ledger.adopt(cell, kind, probe, state=stream.states[which], first_ms=first_ms)
-        early[cell] += stream.early[which] if kind == "test" else 0
-    return ledger.verdicts(plan), dict(early)
+        places.adopt(cell, kind, probe, state=stream.states[which], first_ms=first_ms)
+        if kind == "test":
+            probes.setdefault(cell, []).append(stream.summaries[which])
+            early[cell] += stream.early[which]
+    placebo = _placebo(tally, which)
+    found = []
+    for cell, summaries in probes.items():
+        setting = Setting(placebo=placebo.get(_line(cell), ()))
+        found += [assess(cell, effect, summaries, setting, rules=rules) for effect in rules.effects]
+    by_operator, by_cell = places.operator_order(), places.cell_order()
+    judged = decide(found, plan, by_operator.__getitem__, order=by_cell.__getitem__, rules=rules)
+    return judged, dict(early)
 
 
-def _published_zone(cell: CellKey) -> Any:
-    """Published days and strata are in the operator's time already."""
-    del cell
-    return UTC
+def _line(cell: CellKey) -> tuple[str, int | None, str, str]:
+    return (cell.operator, cell.asn, cell.direction, cell.access)
+
+
+def _placebo(tally: Tally, which: int) -> dict[tuple[str, int | None, str, str], tuple[ProbeState, ...]]:
+    """The placebo pairs that raise the alarm, of each line."""
+    states: dict[tuple[str, int | None, str, str], list[ProbeState]] = {}
+    evidence: dict[tuple[str, int | None, str, str], list[float]] = {}
+    for (cell, kind, _), stream in tally.streams.items():
+        if kind == "placebo":
+            states.setdefault(_line(cell), []).append(stream.states[which])
+            evidence.setdefault(_line(cell), []).append(stream.placebo[which])
+    rules = tally.editions[which].rules
+    return {line: alarming(found, evidence[line], rules) for line, found in states.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
