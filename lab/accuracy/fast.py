@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC
 from typing import Any, Final
@@ -23,6 +23,7 @@ from analysis.pairs import CellKey, OrderHistory, Pair, Scored, score
 from analysis.plan import DEFAULT_PLAN, HypothesisPlan
 from analysis.probes import ProbeState, summarise
 from analysis.rules import EFFECTS, RULES, Rules
+from lab.accuracy import rival
 from lab.accuracy.judging import BOUNDS, CellResult, Judged, Place
 from lab.accuracy.judging import judge_run as judge_slowly
 from lab.accuracy.model import Measure, Run
@@ -147,6 +148,7 @@ def judge_run(
     measure: Measure,
     options: Mapping[str, Any],
     *,
+    expected: Set[tuple[str, str]] = frozenset(),
     plan: HypothesisPlan = DEFAULT_PLAN,
     rules: Rules = RULES,
 ) -> Judged:
@@ -156,7 +158,10 @@ def judge_run(
     """
     simple = not run.void and all(one.pair.kind == "test" for one in run.played) and not options.get("without_gate")
     found = _far_from_any_case(run, measure, plan, rules) if simple else None
-    return judge_slowly(run, measure, options, plan=plan, rules=rules) if found is None else found
+    if found is None:
+        return judge_slowly(run, measure, options, expected=expected, plan=plan, rules=rules)
+    found.peer = rival.counted(run, {app for app, _ in expected})
+    return found
 
 
 def _far_from_any_case(run: Run, measure: Measure, plan: HypothesisPlan, rules: Rules) -> Judged | None:

@@ -5,7 +5,8 @@ A row's `[options]` hold, beside what the study itself reads:
 
 - `noise`: the line of every probe (`lab.accuracy.noise.Nuisance`);
 - `probe`: a list of groups that differ from the others: `count`, `noise` (values that differ), `network` (one for
-  the whole group), `attack` (`lab.accuracy.variants`), `placebo` (like `noise`, for placebo pairs), `edge`, `pairs`;
+  the whole group), `attack` (`lab.accuracy.variants`), `placebo` (like `noise`, for placebo pairs), `edge`, `pairs`,
+  `days_early` (begins so many days before the others);
 - `attack`: of all probes; `variant`: the same, said of how everybody is measured;
 - `placebo`: one extra placebo pair after every so many pairs (0: none);
 - `cells`: so many cells of the app, each with probes of its own (operators 1, 2, …);
@@ -28,7 +29,7 @@ from typing import Any, Final
 from analysis.pairs import CellKey, Pair
 from lab.accuracy import variants
 from lab.accuracy.model import Played, Row, Run
-from lab.accuracy.noise import START_MS, Coin, Nuisance, read, stream
+from lab.accuracy.noise import DAY_MS, START_MS, Coin, Nuisance, read, stream
 
 DEFAULT_APP: Final = "youtube"
 BIN_SD: Final = 0.2
@@ -36,7 +37,7 @@ BIN_MEMORY: Final = 0.6
 _STUDY: Final = frozenset({"real", "without_gate", "misleads", "slowdown", "peer", "most_crossing"})
 """Keys of `[options]` that are not the engine's."""
 _OPTIONS: Final = frozenset({"noise", "probe", "attack", "variant", "placebo", "cells", "bins_until"})
-_GROUP: Final = frozenset({"count", "noise", "network", "attack", "placebo", "edge", "pairs", "vetted"})
+_GROUP: Final = frozenset({"count", "noise", "network", "attack", "placebo", "edge", "pairs", "days_early"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,8 @@ class Group:
     edge: bool = True
     pairs: int = 0
     """0: as many as the row says."""
+    days_early: int = 0
+    """So many days before everybody else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +107,7 @@ def _group(table: Mapping[str, Any], line: Nuisance, attack: str, number: int) -
         placebo=placebo,
         edge=bool(table.get("edge", True)),
         pairs=_whole(table, "pairs", 0),
+        days_early=_whole(table, "days_early", 0),
     )
 
 
@@ -182,9 +186,11 @@ class _Probe:
         coin = variants.COINS[tool](self._rng("coin")) if tool in variants.COINS else None
         tests = self._stream(self.group.line, count, self._rng(), coin)
         attacked = variants.changed(tests, self.group.attack, self._rng("attack"))
-        yield from variants.changed(attacked, self.told.variant, self._rng("variant"))
-        if self.told.placebo_every:
-            yield from self._placebo(count // self.told.placebo_every)
+        told = variants.changed(attacked, self.told.variant, self._rng("variant"))
+        placebo = self._placebo(count // self.told.placebo_every) if self.told.placebo_every else iter(())
+        early = self.group.days_early * DAY_MS
+        for pair in itertools.chain(told, placebo):
+            yield _moved(pair, -early) if early else pair
 
     def _placebo(self, count: int) -> Iterator[Pair]:
         """Each placebo pair starts ten seconds after the test pair that it follows."""
@@ -193,6 +199,11 @@ class _Probe:
             started = START_MS + (number * self.told.placebo_every - 1) * 20_000 + 10_000
             session = f"{self.name}-placebo-{number}"
             yield replace(pair, kind="placebo", session=session, started_ms=started, ended_ms=started + 9_000)
+
+
+def _moved(pair: Pair, by_ms: int) -> Pair:
+    ended = None if pair.ended_ms is None else pair.ended_ms + by_ms
+    return replace(pair, started_ms=pair.started_ms + by_ms, ended_ms=ended)
 
 
 def _played(pairs: Iterable[Pair], rng: random.Random | None) -> Iterator[Played]:

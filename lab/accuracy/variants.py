@@ -23,6 +23,9 @@ Change = Callable[[Iterable[Pair], random.Random], Iterator[Pair]]
 POOR: Final = 0.9
 """A segment below this share of the median of all earlier segments is "poor"; in half of that it is "dead"."""
 
+AGAIN: Final = 0.8
+"""With this probability a second try succeeds."""
+
 
 # -- attacks: a home that decides after it has seen the coin -----------------------------------------------------
 
@@ -192,18 +195,17 @@ def _dropping(pairs: Iterable[Pair], *, blind: bool) -> Iterator[Pair]:
 
 
 def _retrying(pairs: Iterable[Pair], rng: random.Random, *, blind: bool) -> Iterator[Pair]:
-    """A poor segment is measured once more, and the better of the two counts."""
-    usual = _Usual()
+    """A failed segment is tried once more, which fails again in one case of five; it then runs as the other one did."""
     for pair in pairs:
-        neutral, app = _arms(pair)
-        again = [usual.poor(neutral), blind and usual.poor(app)]
-        usual.add(pair)
-        rates = [
-            rate if rate is None or not once_more else max(rate, usual.seen[rng.randrange(len(usual.seen))])
-            for rate, once_more in zip((neutral, app), again, strict=True)
-        ]
-        first, second = rates if pair.neutral_first else reversed(rates)
-        yield replace(pair, first_mbps=first, second_mbps=second)
+        chances = (rng.random() < AGAIN, rng.random() < AGAIN)
+        again = (blind or bool(pair.neutral_first), blind or not pair.neutral_first)
+        first, second = (
+            failed and not (retried and lucky)
+            for failed, retried, lucky in zip((pair.first_failed, pair.second_failed), again, chances, strict=True)
+        )
+        usual = pair.first_mbps or pair.second_mbps or pair.pace_mbps
+        rates = (pair.first_mbps or usual, pair.second_mbps or usual)
+        yield _failed(replace(pair, first_mbps=rates[0], second_mbps=rates[1]), first=first, second=second)
 
 
 def _timing_out(pairs: Iterable[Pair], *, blind: bool) -> Iterator[Pair]:

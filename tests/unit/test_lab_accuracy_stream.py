@@ -161,7 +161,9 @@ def test_the_weather_is_what_it_says():
     failing = list(stream(Nuisance(failing=0.3), random.Random(3), 3000))
     assert sum(p.first_failed for p in failing) / 3000 == pytest.approx(0.3, abs=0.03)
     assert sum(p.void for p in failing) / 3000 == pytest.approx(0.09, abs=0.02)
-    assert sum(p.lost for p in stream(Nuisance(losing=0.2), random.Random(4), 3000)) / 3000 == pytest.approx(0.2, abs=0.03)
+    assert sum(p.lost for p in stream(Nuisance(losing=0.2), random.Random(4), 3000)) / 3000 == pytest.approx(
+        0.2, abs=0.03
+    )
     blocked = list(stream(Nuisance(blocked=1.0), random.Random(5), 50))
     assert all((p.second_failed if p.neutral_first else p.first_failed) for p in blocked)
     assert not any(p.void for p in blocked)
