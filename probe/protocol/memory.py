@@ -160,6 +160,43 @@ def even_transfer(mbps: Callable[[RunSegment], float], bin_ms: int = 100) -> Tra
     return transfer
 
 
+def even_together(echo_us: Callable[[RunSegment, int], int], load_mbps: float = 10.0) -> Together:
+    """A concurrent pair whose round-trip times (µs, −1 unanswered) depend on the slot's step and the packet's place."""
+
+    def together(step: RunTogether, reflector: MemoryReflector) -> tuple[SegmentFacts, SegmentFacts]:
+        jobs: list[tuple[RunSegment, Job | NoJob]] = []
+        for one in step.slots:
+            flight = one.wire.announced().flight if one.wire else None
+            jobs.append((one, reflector.connect(one.hello(None), one.name, carrier=one.carrier, flight=flight)))
+        load = reflector.connect(step.load.hello(None), step.load.name)
+        started_ms = reflector.clock.now_ms
+        reflector.clock.advance(step.load.segment_s * 1000)
+        facts = [_count_echoes(one, job, echo_us, started_ms, reflector) for one, job in jobs]
+        if isinstance(load, Job):
+            reflector.count(load, Counted(end="complete", bytes=round(load_mbps * 1e6 / 8 * load.duration_s)))
+        return facts[0], facts[1]
+
+    return together
+
+
+def _count_echoes(
+    step: RunSegment,
+    job: Job | NoJob,
+    echo_us: Callable[[RunSegment, int], int],
+    started_ms: int,
+    reflector: MemoryReflector,
+) -> SegmentFacts:
+    if isinstance(job, NoJob) or job.echo is None:
+        return SegmentFacts(hello_sent=True, failure="connection_reset")
+    times = tuple(echo_us(step, place) for place in range(job.echo.count))
+    moved = job.echo.size * sum(us >= 0 for us in times)
+    duration_ms = round(step.segment_s * 1000)
+    reflector.count(
+        job, Counted(end="complete", started_ms=started_ms, duration_ms=duration_ms, bytes=moved, echo_us=times)
+    )
+    return SegmentFacts(hello_sent=True, bytes=moved, duration_ms=duration_ms)
+
+
 def drive(
     session: ProbeSession,
     reflector: MemoryReflector,

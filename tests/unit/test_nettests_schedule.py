@@ -19,7 +19,7 @@ from probe.profiles.dress import dress
 from probe.profiles.model import ProfileError, Shelf, every, load, load_neutral
 from probe.protocol.accounts import Limits
 from probe.protocol.booking import Booking, Identity
-from probe.protocol.memory import MemoryReflector, VirtualClock, drive, even_transfer, send
+from probe.protocol.memory import MemoryReflector, VirtualClock, drive, even_together, even_transfer, send
 from probe.protocol.pacing import pair_bytes
 from probe.protocol.probe_role import ProbeSession
 from probe.protocol.steps import AwaitPlan, Finished, Send
@@ -175,7 +175,8 @@ class MemoryTools:
         shapes: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.alpn, self.shapes = alpn, shapes
-        drive(session, self.reflector, [], even_transfer(lambda _: 5.0))
+        together = even_together(lambda _, place: 20_000 + place)
+        drive(session, self.reflector, [], even_transfer(lambda _: 5.0), together=together)
 
 
 def receipt_of(session: ProbeSession) -> Receipt:
@@ -187,14 +188,15 @@ def receipt_of(session: ProbeSession) -> Receipt:
 
 def test_every_profile_can_be_measured_by_its_carrier() -> None:
     tools = MemoryTools()
-    session = Differential().run(tools, Options(apps=every(), pairs=1, segment_s=0.2, pace_mbps=2.0))
+    session = Differential().run(tools, Options(apps=every(), pairs=1, segment_s=1.0, pace_mbps=2.0))
     assert (session.failure, session.complaint) == (None, "")
     pairs = receipt_of(session).pairs
     assert {pair.app for pair in pairs} == set(every())
     assert all(pair.outcome == "both" for pair in pairs)
     for pair in pairs:
         profile = load(pair.app)
-        assert (pair.carrier, pair.profile) == (profile.carrier, profile.reference)
+        assert (pair.carrier, pair.profile, pair.design) == (profile.carrier, profile.reference, profile.design)
+        assert all(bool(segment.echo_us) == (profile.live is not None) for segment in pair.segments)
         assert {segment.arm for segment in pair.segments} == {"app", CONTROL_ARMS[profile.carrier]}
         flights = {pair.app_flight, pair.neutral_flight}
         assert len(flights) == (1 if profile.carrier in {"tls", "hello"} else 2)

@@ -123,9 +123,11 @@ def test_there_are_the_apps_that_people_ask_about() -> None:
     named = {app for app in available() if load(app).carrier == "tls"}
     assert named >= {*wanted.split(), "zoom", "steam"}
     assert all(f"{app}+hello" in every() for app in named)
+    live = {app for app in every() if load(app).live is not None}
     bare = {app for app in every() if load(app).bytes is not None}
     udp = {app for app in bare if load(app).carrier == "datagram"}
-    assert udp == {"bittorrent+udp", "wireguard", "openvpn", "sip", "rtp", "stun"}
+    assert udp - live == {"bittorrent+udp", "wireguard", "openvpn", "sip", "rtp", "stun", "source-engine"}
+    assert live == {"rtp+live", "stun+live", "source-engine+live", "teams+live"}
     assert bare - udp == {"bittorrent", "openvpn+tcp", "sip+tcp", "stun+tcp"}
     assert {load(app).app for app in every() if load(app).carrier == "quic"} == {"youtube", "facebook", "instagram"}
 
