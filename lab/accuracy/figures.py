@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: EUPL-1.2
+"""What the report's pictures show, as data: a title that states the finding, a description, points and a table.
+
+Nothing here draws; `lab.accuracy.drawing` does. spec/accuracy.md section 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from analysis.effect import fraction
+from lab.accuracy import rival
+from lab.accuracy.requirements import comparisons, has_one_size, is_attack, noise_of
+
+Result = dict[str, Any]
+NOISES: Final = ((0.15, "pair noise up to 0.15"), (0.6, "0.15 to 0.6"), (float("inf"), "above 0.6"))
+MOST_CURVES: Final = 6
+Look = Literal["ours", "theirs", "bound", "other"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """Points that belong together."""
+
+    label: str
+    points: tuple[tuple[float, float], ...]
+    look: Look = "ours"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One picture with everything that a reader who cannot see it needs."""
+
+    name: str
+    title: str
+    description: str
+    kind: Literal["curves", "dots", "scatter"]
+    x: str
+    y: str
+    series: tuple[Series, ...]
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    log_x: bool = False
+    log_y: bool = False
+    labels: tuple[str, ...] = ()
+    """Of the rows of dots, from the top."""
+
+
+def all_of(played: Sequence[Result]) -> list[Figure]:
+    """The report's figures; one without data is left out."""
+    found = [_pairs(played), _sizes(played), _bytes(played), _tiers(played)]
+    return [one for one in found if one is not None]
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """A share as a percentage with a thin space."""
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def megabytes(octets: float | None) -> str:
+    """Bytes in MB (10^6)."""
+    return "–" if octets is None else f"{octets / 1e6:.0f} MB"
+
+
+def _pairs(played: Sequence[Result]) -> Figure | None:
+    told = [one for one in played if has_one_size(one) and one["inside"] and _opened(one)]
+    if not told:
+        return None
+    chosen = _spread(sorted(told, key=lambda one: (_median_pairs(one), one["row"])))
+    series = tuple(Series(label=one["row"], points=tuple(_curve(one))) for one in chosen)
+    times = [_median_pairs(one) for one in told]
+    rows = tuple(
+        (one["row"], percent(_truth(one)), f"{noise_of(one):.2f}", *_quantiles(one), percent(_wehe(one)))
+        for one in sorted(told, key=lambda one: (_median_pairs(one), one["row"]))
+    )
+    return Figure(
+        name="pairs-to-case",
+        title=f"Half of the cases are open after {min(times)} to {max(times)} pairs of each of three probes",
+        description="For rows of the study, the share of repeats in which the case was open, against the number of "
+        "pairs that each probe had measured, as the last of 36 hypotheses. The dashed line is the largest share of "
+        "single tests that Wehe's client rule, its confirmation run included, flags on the rows shown: it does not "
+        "grow with the number of pairs.",
+        kind="curves",
+        x="pairs of each probe",
+        y="share of repeats with an open case",
+        series=(*series, _single_tests(chosen)),
+        head=("row", "slowdown", "pair noise", "50 %", "90 %", "95 %", "99 %", "Wehe flags, one test"),
+        rows=rows,
+    )
+
+
+def _spread(told: Sequence[Result]) -> list[Result]:
+    """At most MOST_CURVES of them, from the fastest to the slowest."""
+    if len(told) <= MOST_CURVES:
+        return list(told)
+    return [told[round(i * (len(told) - 1) / (MOST_CURVES - 1))] for i in range(MOST_CURVES)]
+
+
+def _opened(result: Result) -> dict[str, int]:
+    cell = result["virtual"]["cells"].get(result["expected"][0], {})
+    found: dict[str, int] = cell.get("opened_after", {})
+    return found
+
+
+def _median_pairs(result: Result) -> int:
+    value = result["virtual"]["cells"][result["expected"][0]]["pairs_to_case"]["last"]["50"]
+    return int(value) if value is not None else int(result["measure"]["pairs"])
+
+
+def _curve(result: Result) -> list[tuple[float, float]]:
+    """Share open after each number of pairs; a step function as points."""
+    n = result["virtual"]["cells"][result["expected"][0]]["corroborated"]["n"]
+    points, total = [(0.0, 0.0)], 0
+    for number, count in sorted(((int(k), v) for k, v in _opened(result).items())):
+        points.append((float(number), total / n))
+        total += count
+        points.append((float(number), total / n))
+    return [*points, (float(result["measure"]["pairs"]), total / n)]
+
+
+def _single_tests(chosen: Sequence[Result]) -> Series:
+    most = max((_wehe(one) or 0.0 for one in chosen), default=0.0)
+    longest = max(one["measure"]["pairs"] for one in chosen)
+    return Series(label="Wehe, one test", points=((0.0, most), (float(longest), most)), look="theirs")
+
+
+def _wehe(result: Result) -> float | None:
+    treated = result["virtual"]["peer"].get("treated")
+    return None if treated is None else float(treated["positive"]["share"])
+
+
+def _truth(result: Result) -> float | None:
+    size = result["virtual"]["cells"][result["expected"][0]].get("slowdown")
+    return None if size is None else float(size["estimate"])
+
+
+def _quantiles(result: Result) -> list[str]:
+    told = result["virtual"]["cells"][result["expected"][0]]["pairs_to_case"]["last"]
+    return ["–" if told[q] is None else f"{told[q]:.0f}" for q in ("50", "90", "95", "99")]
+
+
+def _sizes(played: Sequence[Result]) -> Figure | None:
+    """How often neutral streams ever reached an evidence, by noise, under Ville's bound."""
+    groups: dict[str, list[Result]] = {name: [] for _, name in NOISES}
+    for one in played:
+        if one["kind"] == "neutral" and one["virtual"]["streams"]["count"]:
+            name = next(name for most, name in NOISES if noise_of(one) <= most)
+            groups[name].append(one)
+    series, rows = [], []
+    for name, found in groups.items():
+        n = sum(one["virtual"]["streams"]["count"] for one in found)
+        if not n:
+            continue
+        steps = sorted({int(step) for one in found for step in one["virtual"]["streams"]["largest"]})
+        reached = {step: sum(one["virtual"]["streams"]["largest"].get(str(step), 0) for one in found) for step in steps}
+        points = tuple((float(step), reached[step] / n) for step in steps if reached[step])
+        series.append(Series(label=name, points=points, look="ours"))
+        rows.append((name, f"{len(found)}", f"{n:,}".replace(",", " "), *(percent(reached[s] / n, 3) for s in steps)))
+    if not series:
+        return None
+    steps = sorted({int(step) for one in played for step in one["virtual"]["streams"]["largest"]})
+    bound = Series(label="Ville: 1/E", points=tuple((float(s), 1 / s) for s in steps), look="bound")
+    worst = max(s.points[-1][1] * s.points[-1][0] for s in series if s.points) if any(s.points for s in series) else 0
+    within = "stays below" if worst <= 1 else "touches"
+    return Figure(
+        name="evidence-of-neutral-streams",
+        title=f"Evidence on even lines {within} the bound 1/E, whatever the noise",
+        description="Share of neutral streams (one probe, one app) whose evidence of any effect ever reached E, at any "
+        "look, by the noise of their pairs; both axes logarithmic. The bound holds for each effect; the curves count a "
+        "stream for whichever of its effects grew most.",
+        kind="curves",
+        x="evidence E",
+        y="share of streams that ever reached it",
+        series=(*series, bound),
+        head=("streams", "rows", "number", *(f"E ≥ {step}" for step in steps)),
+        rows=tuple(rows),
+        log_x=True,
+        log_y=True,
+    )
+
+
+def _bytes(played: Sequence[Result]) -> Figure | None:
+    told = comparisons(played)
+    if not told:
+        return None
+    ranked = sorted(told, key=lambda row: (told[row]["octets"] or float("inf"), row))
+    rate, line = rival.worst_line(played)
+    fewer = sum(one["fewer"] for one in told.values())
+    count = len(ranked)
+
+    def dots(key: str) -> tuple[tuple[float, float], ...]:
+        found = [(told[row][key], float(count - at)) for at, row in enumerate(ranked)]
+        return tuple((octets / 1e6, y) for octets, y in found if octets is not None)
+
+    tuned = tuple(
+        (told[row]["tuned"]["octets"] / 1e6, float(count - at))
+        for at, row in enumerate(ranked)
+        if told[row]["tuned"] is not None
+    )
+    return Figure(
+        name="bytes",
+        title=f"On {fewer} of {count} rows a case costs fewer bytes than Wehe's rule at the same rate of false alarms",
+        description="Bytes of all probes until 95 % of the repeats have said what is true. Wehe's rule is repeated "
+        "until so many tests in a row are positive that it errs no more often than we may, on the access line on which "
+        f"it errs most ({line}, {percent(rate)} of single tests); where its dot is missing it never gets there. The "
+        "small dots are what nobody can do: Wehe's rule with the best threshold for this noise and this treatment, "
+        "both told beforehand.",
+        kind="dots",
+        x="MB (logarithmic)",
+        y="",
+        series=(
+            Series(label="evenlane, three probes", points=dots("octets")),
+            Series(label="Wehe's rule, repeated", points=dots("peer_octets"), look="theirs"),
+            Series(label="Wehe's rule, tuned beforehand", points=tuned, look="other"),
+        ),
+        head=("row", "evenlane", "Wehe flags, one test", "repeated", "its bytes", "tuned beforehand"),
+        rows=tuple(_bytes_row(row, told[row]) for row in ranked),
+        log_x=True,
+        labels=tuple(ranked),
+    )
+
+
+def _bytes_row(row: str, told: dict[str, Any]) -> tuple[str, ...]:
+    best = told["tuned"]
+    return (
+        row,
+        megabytes(told["octets"]),
+        percent(told["peer_positive"]["share"]),
+        "never enough" if told["times"] is None else f"{told['times']} in a row",
+        "never" if told["peer_octets"] is None else megabytes(told["peer_octets"]),
+        "never" if best is None else f"{best['least']} of {best['times']}: {megabytes(best['octets'])}",
+    )
+
+
+def _tiers(results: Sequence[Result]) -> Figure | None:
+    """Medians of y in both tiers."""
+    points: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    rows = []
+    for one in results:
+        real = one.get("real") or {}
+        for app, told in sorted(real.get("apps", {}).items()):
+            virtual, measured = (fraction(told[tier]["y"]) for tier in ("virtual", "real"))
+            points[bool(real["agrees"])].append((virtual, measured))
+            noises = (f"{told[tier]['sd']:.2f}" for tier in ("virtual", "real"))
+            rows.append((one["row"], app, percent(virtual, 1), percent(measured, 1), *noises, _word(real["agrees"])))
+    if not rows:
+        return None
+    count, agree = len(rows), len(points[True])
+    ends = [value for found in points.values() for point in found for value in point]
+    line = ((min(0.0, *ends), min(0.0, *ends)), (max(1.0, *ends), max(1.0, *ends)))
+    return Figure(
+        name="tiers",
+        title=f"Kernel TCP over the emulated line shows what virtual time shows: {agree} of {count} agree",
+        description="Median slowdown of each app on each row, in virtual time (across) and through real sockets (up); "
+        "on the line both are equal.",
+        kind="scatter",
+        x="slowdown in virtual time",
+        y="slowdown through real sockets",
+        series=(
+            Series(label="agrees", points=tuple(points[True])),
+            Series(label="differs", points=tuple(points[False]), look="theirs"),
+            Series(label="equal", points=line, look="bound"),
+        ),
+        head=("row", "app", "virtual", "real", "noise, virtual", "noise, real", ""),
+        rows=tuple(rows),
+    )
+
+
+def _word(agrees: bool) -> str:
+    return "agrees" if agrees else "differs"
+
+
+def attacks_of(played: Sequence[Result]) -> list[Result]:
+    """Rows in which somebody cheats, or something is broken on purpose."""
+    return [one for one in played if one["kind"] == "adversarial" or is_attack(one)]
