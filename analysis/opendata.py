@@ -23,6 +23,7 @@ from zlib import crc32
 
 from analysis.archive import ArchiveError, head, lines, whole
 from analysis.pairs import CellKey, Flag, Pair, Stratum
+from analysis.quickpairs import QuickPairs
 from analysis.rules import Rules
 from probe.wire.codec import WireError, dumps, fields_of, from_dict, loads
 from probe.wire.records import PairRecord
@@ -53,9 +54,9 @@ class Share:
     index: int = 0
     count: int = 1
 
-    def has(self, app: bytes, probe: bytes) -> bool:
+    def has(self, app: str, probe: str) -> bool:
         """Whether the pairs of this label in cells of this app are one's own."""
-        return self.count == 1 or crc32(probe, crc32(app)) % self.count == self.index
+        return self.count == 1 or crc32(f"{app}/{probe}".encode("utf-8", "replace")) % self.count == self.index
 
 
 def is_published(path: Path) -> bool:
@@ -80,32 +81,31 @@ _DOCUMENT: Final = re.compile(rb'\{\s*"(?:cell|id|status)"\s*:')
 
 
 def _of_lines(path: Path, share: Share, progress: Progress | None) -> Iterator[Found]:
+    quick = QuickPairs()
     for number, text, ended in lines(path, longest=LONGEST_PAIR, progress=progress):
-        known = share.count == 1 or _labels(text)
-        if known and known is not True and not share.has(*known):
+        labels = quick.labels(text)
+        if labels is not None and not share.has(labels[0][1:-1], labels[1][1:-1]):
             continue
-        try:
-            value = loads(text, longest=LONGEST_PAIR)
-            record = _record(value)
-        except WireError as error:
-            if not ended and error.reason in {"not_json", "not_utf8"}:
-                raise LineError(path, number, "ends in the middle: the file is not whole, fetch it again") from None
-            raise LineError(path, number, f"is no published pair ({error})") from None
-        if not known and not share.has(record.app.encode(), record.probe.encode()):
+        found = quick.read() if labels is not None else None
+        if found is not None:
+            yield number, found[0], text, found[1]
+            continue
+        value, record = _with_care(path, number, text, ended=ended)
+        if labels is not None:
+            quick.learn(record)
+        elif not share.has(record.app, record.probe):
             continue
         yield number, record, text, "flags" in value
 
 
-def _labels(text: bytes) -> tuple[bytes, bytes] | None:
-    """App and probe of a line, without reading all of it; None where that takes a careful look.
-
-    Without a backslash every quote is the end of a text, and with one brace nothing is nested. So in JSON what
-    follows the one `"app":"` is the member's value; in what is no JSON it does not matter whose it is.
-    """
-    if b"\\" in text or text.count(b"{") != 1 or text.count(b'"app":"') != 1 or text.count(b'"probe":"') != 1:
-        return None
-    app, probe = text.index(b'"app":"') + 7, text.index(b'"probe":"') + 9
-    return text[app : text.find(b'"', app)], text[probe : text.find(b'"', probe)]
+def _with_care(path: Path, number: int, text: bytes, *, ended: bool) -> tuple[dict[str, Any], PairRecord]:
+    try:
+        value = loads(text, longest=LONGEST_PAIR)
+        return value, _record(value)
+    except WireError as error:
+        if not ended and error.reason in {"not_json", "not_utf8"}:
+            raise LineError(path, number, "ends in the middle: the file is not whole, fetch it again") from None
+        raise LineError(path, number, f"is no published pair ({error})") from None
 
 
 def _of_document(path: Path, share: Share) -> Iterator[Found]:
@@ -122,7 +122,7 @@ def _of_document(path: Path, share: Share) -> Iterator[Found]:
             record = _record(one)
         except WireError as error:
             raise LineError(path, number, f"is no published pair ({error})", "pair") from None
-        if share.has(record.app.encode(), record.probe.encode()):
+        if share.has(record.app, record.probe):
             yield number, record, dumps(one), "flags" in one
 
 
@@ -145,7 +145,7 @@ def _of_csv(path: Path, share: Share, progress: Progress | None) -> Iterator[Fou
             record = _record(value)
         except WireError as error:
             raise LineError(path, number, f"is no published pair ({error})") from None
-        if share.has(record.app.encode(), record.probe.encode()):
+        if share.has(record.app, record.probe):
             yield number, record, text, "flags" in value
 
 
