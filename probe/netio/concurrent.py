@@ -308,8 +308,9 @@ class StreamSlot:
         except (OSError, EOFError) as error:
             failure = classify(error, during="transfer")
             self._end("connection_reset" if failure == "end_of_stream" and was_reset(sock) else failure)
-        if time.monotonic() >= self._patience:
-            self._end(None if self._pings else "stalled")
+        if not self.is_over and (now := time.monotonic()) >= self._patience:
+            # Its reset was lost, or nothing ever came.
+            self.is_over, self._ended, self.failure = True, now, None if self._pings else "stalled"
         return self.is_over
 
     def told(self) -> SegmentFacts:
@@ -361,7 +362,7 @@ class StreamSlot:
         if self.is_over:
             return
         is_normal = self._began is not None and now >= self._began + self._step.segment_s - CLOCK_SLACK_S
-        self.failure = None if is_normal and self._pings else failure
+        self.failure = None if is_normal else failure
         self.is_over, self._ended = True, now
 
 
