@@ -137,7 +137,8 @@ def play(script: dict[str, Any], seed: int, pair: PlannedPair, draw: Callable[[i
         signer=SIGNER, clock=clock, random_bytes=random.Random(f"{seed}/there").randbytes,
         limits=Limits(session_bytes=script["session_bytes"]),
     )  # fmt: skip
-    drawn, ours = [], random.Random(f"{seed}/here")
+    drawn: list[bytes] = []
+    ours = random.Random(f"{seed}/here")
 
     def nonce(size: int) -> bytes:
         usual = ours.randbytes(size)
