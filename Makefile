@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check bench fuzz emulated-signer clean
+.PHONY: help setup demo test check bench accuracy fuzz emulated-signer clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -39,6 +39,10 @@ check: $(STAMP)  ## lint, types, layers, generated files, documents
 
 bench: $(STAMP)  ## slow simulations and measured figures, as ratios against a peer
 	@$(BIN)/python -m pytest -m slow -s --timeout 1800 $(ARGS)
+
+accuracy: $(STAMP)  ## the accuracy study (hours; goes on where it stopped), then its report
+	@$(BIN)/evenlane lab accuracy $(ARGS); code=$$?; [ $$code -le 1 ] || exit $$code
+	@$(BIN)/evenlane lab accuracy --report
 
 # atheris is no part of the extra `dev`: its wheels exist for some Pythons only, and nothing but this target needs it.
 FUZZ_SECONDS ?= 30

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import matplotlib as mpl
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter
 
 from collector.pages.palette import LIGHT, STATE_COLOURS
 from lab.accuracy.figures import Figure, Series
@@ -66,7 +66,7 @@ def _curves(axes: Any, figure: Figure) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if figure.log_y:
         axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None if figure.log_y else 0))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     for number, one in enumerate(figure.series):
         axes.plot(*_columns(one), label=one.label, **_line(one, number))
     if not figure.log_y:
@@ -80,7 +80,7 @@ def _line(one: Series, number: int) -> dict[str, Any]:
         return {"color": LIGHT["ink"], "linestyle": (0, (4, 3)), "linewidth": 1.2}
     if one.look == "bound":
         return {"color": LIGHT["neutral"], "linestyle": ":", "linewidth": 1.4}
-    return {"color": _OURS[number % len(_OURS)], "linestyle": _DASHES[number % len(_DASHES)], "linewidth": 1.7}
+    return {"color": _OURS[number % len(_OURS)], "linestyle": _DASHES[number % len(_DASHES)], "linewidth": 2}
 
 
 def _dots(axes: Any, figure: Figure) -> None:
@@ -96,7 +96,7 @@ def _dots(axes: Any, figure: Figure) -> None:
 
 def _scatter(axes: Any, figure: Figure) -> None:
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     axes.set_aspect("equal")
     for one in figure.series:
         if one.look == "bound":

@@ -157,8 +157,8 @@ def _neutral(found: Sequence[Result]) -> list[str]:
             )
         )
     lines = table(_NEUTRAL_HEAD, rows)
-    return [*lines, "", "A stream is counted once, whichever of its effects reached 20. Wehe flags: single tests, their "
-            "confirmation run included."]  # fmt: skip
+    note = "A stream is counted once, whichever of its effects reached 20. Wehe flags: single tests, their confirmation"
+    return [*lines, "", f"{note} run included."]
 
 
 def _treated(found: Sequence[Result]) -> list[str]:
@@ -289,6 +289,6 @@ def _again(played: Sequence[Result]) -> list[str]:
         "```",
         "",
         f"Played: {span}, with evenlane {', '.join(versions) or '–'} and the rule {', '.join(rules) or '–'}. "
-        "Each row's result is one file in `docs/accuracy/rows`; every random number follows from the row's name and the repeat's "
-        "number, so that virtual time gives the same again wherever it is played.",
+        "Each row's result is one file in `docs/accuracy/rows`; every random number follows from the row's name and "
+        "the repeat's number, so that virtual time gives the same again wherever it is played.",
     ]

@@ -142,7 +142,7 @@ def _quiet_streams(played: Sequence[Result]) -> Promise:
 
 def _is_above(found: dict[str, Any]) -> bool:
     """Above Ville's bound where so many streams were played that chance does not explain it."""
-    return found["n"] >= LEAST_STREAMS and found["share"] > 0.05
+    return bool(found["n"] >= LEAST_STREAMS and found["share"] > 0.05)
 
 
 def _any_streams(played: Sequence[Result]) -> Promise:
