@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
-from probe.environment import Line, household_counter, line_of, observe, position_of
+from probe.environment import Line, PathWatch, default_routes, household_counter, line_of, observe, position_of
 from probe.wire.codec import to_dict
 from probe.wire.scrub import address_path
 
@@ -128,3 +129,63 @@ def test_this_machine_can_be_looked_at() -> None:
     line = line_of("127.0.0.1")
     assert line is None or line.name == "lo"
     assert observe("127.0.0.1", "127.0.0.1", line).load is not None
+
+
+ROUTES = """Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT
+{iface}\t00000000\t{gateway}\t0003\t0\t0\t100\t00000000\t0\t0\t0
+{iface}\t0001A8C0\t00000000\t0001\t0\t0\t100\t00FFFFFF\t0\t0\t0
+"""
+ROUTES_V6 = """\
+20010db8000000000000000000000000 20 {zero} 00 {zero} 00000100 00000001 00000000 00000001 {iface}
+{zero} 00 {zero} 00 fe80000000000000000000000000{gateway} 00000064 00000001 00000000 00000003 {iface}
+{zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200 lo
+"""
+
+
+def routes(root: Path, iface: str = "eth0", gateway: str = "0101A8C0", v6: bool = False) -> None:
+    (root / "proc/net").mkdir(parents=True, exist_ok=True)
+    if v6:
+        text = ROUTES_V6.format(iface=iface, gateway=gateway[:4].lower(), zero="0" * 32)
+        (root / "proc/net/ipv6_route").write_text(text)
+    else:
+        (root / "proc/net/route").write_text(ROUTES.format(iface=iface, gateway=gateway))
+
+
+def test_default_routes_are_interface_and_gateway_alone(tmp_path: Path) -> None:
+    assert default_routes(socket.AF_INET, tmp_path) is None
+    routes(tmp_path)
+    routes(tmp_path, v6=True)
+    assert default_routes(socket.AF_INET, tmp_path) == {"eth0 0101A8C0"}
+    assert default_routes(socket.AF_INET6, tmp_path) == {"eth0 fe800000000000000000000000000101"}
+
+
+def test_this_machines_own_routes_can_be_read() -> None:
+    assert default_routes(socket.AF_INET) is not None
+
+
+@pytest.mark.parametrize("change", [{"iface": "wwan0"}, {"gateway": "FE01A8C0"}])
+@pytest.mark.parametrize("v6", [False, True])
+def test_another_interface_or_gateway_is_another_path(tmp_path: Path, change: dict[str, str], v6: bool) -> None:
+    routes(tmp_path, v6=v6)
+    watch = PathWatch("::1" if v6 else "127.0.0.1", root=tmp_path)
+    watch.begin()
+    assert watch.has_changed() is False
+    routes(tmp_path, v6=v6, **change)  # type: ignore[arg-type]
+    assert watch.has_changed() is True
+    watch.begin()
+    assert watch.has_changed() is False, "the next pair begins on the new path"
+
+
+def test_another_address_is_another_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    routes(tmp_path)
+    watch = PathWatch("127.0.0.1", root=tmp_path)
+    monkeypatch.setattr(watch, "_peer", "127.9.9.9")
+    assert watch.has_changed() is False, "loopback answers to both from one address"
+    monkeypatch.setattr(watch, "_bind", "127.0.0.7")
+    assert watch.has_changed() is True
+
+
+def test_no_way_at_all_is_another_path_too(tmp_path: Path) -> None:
+    watch = PathWatch("127.0.0.1", root=tmp_path)
+    watch._peer = "255.255.255.255"  # refused without broadcast permission: as when the interface is gone
+    assert watch.has_changed() is True
