@@ -24,7 +24,7 @@ from analysis.plan import DEFAULT_PLAN, HypothesisPlan
 from analysis.probes import ProbeState, summarise
 from analysis.rules import EFFECTS, RULES, Rules
 from lab.accuracy import rival
-from lab.accuracy.judging import BOUNDS, CellResult, Judged, Place
+from lab.accuracy.judging import BOUNDS, CellResult, Judged, Place, count_sizes
 from lab.accuracy.judging import judge_run as judge_slowly
 from lab.accuracy.model import Measure, Run
 from probe.wire.records import Effect
@@ -218,12 +218,10 @@ def _read(judged: Judged, cell: CellKey, streams: Mapping[str, Stream], lost_kno
             high=high,
         )
         judged.cells.setdefault(f"{cell.app}:{effect}", []).append(found)
-    bins = judged.samples.setdefault(cell.app, {})
     for _, stream in sorted(streams.items()):
         judged.streams += 1
         high_effects = [e for e, log_e in stream.highest.items() if log_e >= math.log(rules.indication)]
         for name in (*(f"{cell.app}:{e}" for e in high_effects), *(["any"] if high_effects else [])):
             judged.crossed[name] = judged.crossed.get(name, 0) + 1
         judged.largest.append(round(max(stream.highest.values()), 4))
-        for step, count in stream.state.sample.bins.items():
-            bins[step] = bins.get(step, 0) + count
+        count_sizes(judged, cell, stream.state)

@@ -234,13 +234,18 @@ def _bytes_row(row: str, told: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def sizes_of(real: dict[str, Any], what: str) -> list[tuple[str, dict[str, Any]]]:
+    """What both tiers measured of each app: `rates` (log ratios) or `delays` (ms)."""
+    return [(app, told[what]) for app, told in sorted(real.get("apps", {}).items()) if what in told]
+
+
 def _tiers(results: Sequence[Result]) -> Figure | None:
     """Medians of y in both tiers."""
     points: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     rows = []
     for one in results:
         real = one.get("real") or {}
-        for app, told in sorted(real.get("apps", {}).items()):
+        for app, told in sizes_of(real, "rates"):
             virtual, measured = (fraction(told[tier]["y"]) for tier in ("virtual", "real"))
             points[bool(real["agrees"])].append((virtual, measured))
             noises = (f"{told[tier]['sd']:.2f}" for tier in ("virtual", "real"))

@@ -17,10 +17,11 @@ from typing import Any, Final
 
 from analysis.cells import Assessment
 from analysis.evidence import probe_evidence
-from analysis.gates import strength, strength_of_placebo
+from analysis.gates import strength
 from analysis.judge import Ledger
 from analysis.pairs import CellKey, Pair
 from analysis.plan import DEFAULT_PLAN, HypothesisPlan
+from analysis.probes import ProbeState
 from analysis.rules import RULES, Rules
 from analysis.verdict import CellVerdict, decide
 from lab.accuracy import counterfactual, rival
@@ -105,6 +106,8 @@ class Judged:
     """The largest log E that each stream ever reached, of its effects."""
     samples: dict[str, dict[int, int]] = field(default_factory=dict)
     """How often each y (in thousandths) occurred, by app."""
+    delays: dict[str, dict[int, int]] = field(default_factory=dict)
+    """The same of concurrent pairs, in steps of 0.1 ms."""
     pairs: int = 0
     lost: int = 0
     octets: int = 0
@@ -194,12 +197,9 @@ class _Looks:
             result.estimate, result.low, result.high = a.interval.slowdown()
         return assessments
 
-    def placebo_alarm(self) -> bool | None:
-        """Whether neutral names seem not to be treated alike, over all lines together."""
-        states = [state for cell in self.placebo for state in self.ledger.states(cell, "placebo").values()]
-        if not states:
-            return None
-        return strength_of_placebo(states, self.rules) >= math.log(self.rules.indication)
+    def placebo_alarm(self, assessments: Sequence[Assessment]) -> bool | None:
+        """Whether neutral names seem not to be treated alike on any of the lines."""
+        return any("placebo_alarm" in a.gates for a in assessments) if self.placebo else None
 
 
 def judge_run(
@@ -227,7 +227,7 @@ def judge_run(
         pairs=sum(looks.pairs.values()),
         lost=sum(one.pair.lost for one in run.played if one.pair.kind == "test"),
         octets=sum(looks.octets.values()),
-        placebo_alarm=looks.placebo_alarm(),
+        placebo_alarm=looks.placebo_alarm(assessments),
         peer=rival.counted(run, {app for app, _ in expected}),
     )
     _streams(judged, looks)
@@ -251,8 +251,14 @@ def _streams(judged: Judged, looks: _Looks) -> None:
         if high:
             judged.crossed["any"] = judged.crossed.get("any", 0) + 1
         judged.largest.append(round(max(ever.values()), 4))
-        bins = judged.samples.setdefault(cell.app, {})
-        for step, count in looks.ledger.states(cell)[probe].sample.bins.items():
+        count_sizes(judged, cell, looks.ledger.states(cell)[probe])
+
+
+def count_sizes(judged: Judged, cell: CellKey, state: ProbeState) -> None:
+    """Add what one probe's pairs measured."""
+    for table, sample in ((judged.samples, state.sample), (judged.delays, state.delays)):
+        bins = table.setdefault(cell.app, {})
+        for step, count in sample.bins.items():
             bins[step] = bins.get(step, 0) + count
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from analysis.probes import DELAY_UNIT_MS
 from analysis.sources import Records, corpus, read_files
 from lab import run as lab_run
 from lab.accuracy import results
@@ -30,11 +31,7 @@ MOST_VOID: Final = 2
 """So many times a repeat is tried again because the machine was too busy."""
 TWINS: Final = 9
 """Virtual runs with the real one's pairs and length: what the engine says of the same measurement."""
-TOLERANCE: Final = 0.1
-"""Medians of y may differ by this and by what both noises explain."""
 NOISE_FACTOR: Final = 3.0
-QUIET: Final = 0.15
-"""Below this pair noise opens the same cases at the same pair, so that its ratio says nothing."""
 STREAM: Final = "drawn from a noise model: there is no line that real sockets could use"
 
 Say = Callable[[str], None]
@@ -159,6 +156,27 @@ def _twins(twin: Row) -> list[Judged]:
 
 
 @dataclass(frozen=True, slots=True)
+class _Unit:
+    """How differences of one kind are told and compared; all in the unit in which the analysis keeps y."""
+
+    factor: float
+    sign: str
+    tolerance: float
+    """Medians may differ by this and by what both noises explain."""
+    quiet: float
+    """Below this noise the same cases open at the same pair, so that the ratio of noises says nothing."""
+
+    def words(self, y: float) -> str:
+        return f"{y * self.factor:.2f}{self.sign}"
+
+
+UNITS: Final = {
+    "rates": _Unit(factor=1, sign="", tolerance=0.1, quiet=0.15),
+    "delays": _Unit(factor=DELAY_UNIT_MS, sign=" ms", tolerance=5 / DELAY_UNIT_MS, quiet=10 / DELAY_UNIT_MS),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class _Size:
     """Median and noise of an app's y, and how many there were."""
 
@@ -171,6 +189,14 @@ class _Size:
         """Standard error of the median of a Gaussian sample."""
         return 1.253 * self.sd / math.sqrt(max(1, self.count))
 
+    def told(self, unit: _Unit) -> dict[str, Any]:
+        """As results keep it: log ratios, or ms."""
+        return {
+            "y": round(self.median * unit.factor, 4),
+            "sd": round(self.sd * unit.factor, 4),
+            "pairs": self.count,
+        }
+
 
 def compared(twin: Row, judged: list[Judged], twins: list[Judged]) -> dict[str, Any]:
     """Real against virtual: the same measurement, what each said of it, and in what they differ."""
@@ -181,14 +207,12 @@ def compared(twin: Row, judged: list[Judged], twins: list[Judged]) -> dict[str, 
     differs: list[str] = []
     apps: dict[str, Any] = {}
     for app in sorted({app for one in valid for app in one.samples}):
-        real, virtual = _size(app, valid), _size(app, twins)
-        if real is None or virtual is None:
-            continue
-        apps[app] = {
-            "real": {"y": round(real.median, 4), "sd": round(real.sd, 4), "pairs": real.count},
-            "virtual": {"y": round(virtual.median, 4), "sd": round(virtual.sd, 4), "pairs": virtual.count},
-        }
-        differs += [f"{app}: {what}" for what in _apart(real, virtual)]
+        apps[app] = {}
+        for what, unit in UNITS.items():
+            real, virtual = (_size(what, app, tier) for tier in (valid, twins))
+            if real is not None and virtual is not None:
+                apps[app][what] = {"real": real.told(unit), "virtual": virtual.told(unit)}
+                differs += [f"{app}: {why}" for why in _apart(real, virtual, unit)]
     expected = {f"{app}:{effect}" for app, effect in twin.expected}
     cells = {name: _states(name, valid, twins) for name in sorted({n for one in valid for n in one.cells})}
     wrong = sorted(
@@ -203,22 +227,20 @@ def compared(twin: Row, judged: list[Judged], twins: list[Judged]) -> dict[str, 
     return {**table, "apps": apps, "cells": cells, "octets": octets, "agrees": not differs, "differs": differs}
 
 
-def _size(app: str, judged: list[Judged]) -> _Size | None:
-    bins: Counter[int] = Counter()
-    for one in judged:
-        bins.update(one.samples.get(app, {}))
+def _size(what: str, app: str, judged: list[Judged]) -> _Size | None:
+    bins = results.pooled((one.samples if what == "rates" else one.delays for one in judged), app)
     sd = results.noise(bins)
     return None if sd is None else _Size(results.median(bins), sd, sum(bins.values()))
 
 
-def _apart(real: _Size, virtual: _Size) -> list[str]:
+def _apart(real: _Size, virtual: _Size, unit: _Unit) -> list[str]:
     found = []
-    allowed = TOLERANCE + 2 * math.hypot(real.error, virtual.error)
+    allowed = unit.tolerance + 2 * math.hypot(real.error, virtual.error)
     if abs(real.median - virtual.median) > allowed:
-        found.append(f"median of y {real.median:.2f} where virtual time has {virtual.median:.2f}")
+        found.append(f"median of {unit.words(real.median)} where virtual time has {unit.words(virtual.median)}")
     low, high = sorted((real.sd, virtual.sd))
-    if high > QUIET and high > NOISE_FACTOR * low:
-        found.append(f"pair noise {real.sd:.2f} where virtual time has {virtual.sd:.2f}")
+    if high > unit.quiet and high > NOISE_FACTOR * low:
+        found.append(f"pair noise of {unit.words(real.sd)} where virtual time has {unit.words(virtual.sd)}")
     return found
 
 

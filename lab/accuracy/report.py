@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lab.accuracy import drawing, results
-from lab.accuracy.figures import Figure, all_of, attacks_of, megabytes, percent
+from lab.accuracy.figures import Figure, all_of, attacks_of, megabytes, percent, sizes_of
 from lab.accuracy.model import Row
 from lab.accuracy.requirements import Promise, cells_by_app, gates_left_out, is_attack, noise_of, of, unmet
 from lab.accuracy.requirements import all_of as promises_of
@@ -245,8 +245,9 @@ def _real(known: Sequence[Result]) -> list[str]:
             rows.append((one["row"], "not played", real["skipped"], ""))
         else:
             sizes = "; ".join(
-                f"{app} {told['real']['y']:+.2f} where {told['virtual']['y']:+.2f}"
-                for app, told in real.get("apps", {}).items()
+                f"{app} {told['real']['y']:+.2f}{unit} where {told['virtual']['y']:+.2f}{unit}"
+                for what, unit in (("rates", ""), ("delays", " ms"))
+                for app, told in sizes_of(real, what)
             )
             said = real.get("void") or "; ".join(real["differs"]) or sizes
             how = f"{real['driver']}, {real['pairs']} pairs of {real['segment_s']:g} s"

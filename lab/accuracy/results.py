@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from analysis.effect import GRID, fraction
+from analysis.probes import DELAY_UNIT_MS
 from lab.accuracy import rival
 from lab.accuracy.judging import BOUNDS, CellResult, Judged
 from lab.accuracy.model import Row
@@ -127,7 +128,7 @@ def _size(row: Row, name: str, cells: Sequence[CellResult], valid: Sequence[Judg
     if not estimates:
         return None
     told = truth_of(row)
-    truth = fraction(median(_pooled(app, valid))) if told is None else told
+    truth = fraction(median(pooled((one.samples for one in valid), app))) if told is None else told
     # An interval that is unbounded holds everything.
     holds = sum((c.low is None or c.low <= truth) and (c.high is None or truth <= c.high) for c in cells)
     return {
@@ -149,10 +150,11 @@ def truth_of(row: Row) -> float | None:
     return None if told is None else float(told)
 
 
-def _pooled(app: str, valid: Sequence[Judged]) -> dict[int, int]:
+def pooled(tables: Iterable[Mapping[str, Mapping[int, int]]], app: str) -> dict[int, int]:
+    """One app's histogram over several runs."""
     bins: Counter[int] = Counter()
-    for one in valid:
-        bins.update(one.samples.get(app, {}))
+    for one in tables:
+        bins.update(one.get(app, {}))
     return bins
 
 
@@ -178,12 +180,16 @@ def noise(bins: Mapping[int, int]) -> float | None:
 
 
 def _noises(valid: Sequence[Judged]) -> dict[str, Any]:
-    apps = sorted({app for one in valid for app in one.samples})
+    """Median and noise of y by app; of concurrent pairs in ms."""
     found = {}
-    for app in apps:
-        bins = _pooled(app, valid)
-        sd = noise(bins)
-        found[app] = {"sd": None if sd is None else _round(sd), "median": _round(median(bins))}
+    for app in sorted({app for one in valid for app in one.samples}):
+        rates = pooled((one.samples for one in valid), app)
+        delays = pooled((one.delays for one in valid), app)
+        sd, delay_sd = noise(rates), noise(delays)
+        found[app] = {"sd": None if sd is None else _round(sd), "median": _round(median(rates))}
+        if delay_sd is not None:
+            found[app]["delay_sd_ms"] = _round(delay_sd * DELAY_UNIT_MS)
+            found[app]["delay_ms"] = _round(median(delays) * DELAY_UNIT_MS)
     return found
 
 

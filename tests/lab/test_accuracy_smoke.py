@@ -71,7 +71,7 @@ def test_a_row_through_real_sockets(tmp_path: Path) -> None:
     if real.get("void"):
         pytest.skip(f"void: {real['void']}")
     assert (code, real["agrees"], real["driver"]) == (0, True, driver), said
-    sizes = real["apps"]["youtube"]
+    sizes = real["apps"]["youtube"]["rates"]
     assert sizes["real"]["y"] == pytest.approx(sizes["virtual"]["y"], abs=0.15)
 
 

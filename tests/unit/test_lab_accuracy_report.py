@@ -60,7 +60,8 @@ def known():
     rows = {name: row_of(name, kind, line, **options) for name, (kind, line, options) in lines.items()}
     found = [played(rows[name], line, edge=name != "hidden") for name, (_, line, _) in lines.items()]
     size = {"y": 0.7, "sd": 0.1, "pairs": 30}
-    real = {"driver": "tun", "pairs": 12, "segment_s": 0.7, "apps": {"youtube": {"real": size, "virtual": size}}}
+    apps = {"youtube": {"rates": {"real": size, "virtual": size}}}
+    real = {"driver": "tun", "pairs": 12, "segment_s": 0.7, "apps": apps}
     found[1]["real"] = {**real, "agrees": True, "differs": [], "repeats": 1}
     found[0]["real"] = {"skipped": "there is no line"}
     return [*found, {**head(row_of("later", "neutral", Line())), "differs": []}]
