@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -16,13 +18,17 @@ from probe.protocol.datagram import DATA, Codec, Packet, challenge, opening
 from probe.protocol.datagram_flow import Filler
 from probe.protocol.datagram_probe import ProbeFlow
 from probe.protocol.datagram_reflector import Flow, flow_for
+from probe.protocol.memory import MemoryReflector, VirtualClock, drive
 from probe.protocol.payload import Check, payload
 from probe.protocol.probe_pair import ProbePair, measured
+from probe.protocol.probe_role import ProbeSession
 from probe.protocol.reflector_pair import Slot
 from probe.protocol.session import encode_hello
 from probe.protocol.steps import PlannedPair, RunSegment, SegmentFacts, WireBytes
-from probe.wire.messages import ArmBytes, DataHello, Endpoint, PairResult
-from probe.wire.records import MeasuredPair, Segment
+from probe.wire.envelope import open_record
+from probe.wire.messages import ArmBytes, DataHello, Endpoint, PairResult, SessionRequest
+from probe.wire.records import MeasuredPair, Origin, Receipt, Segment
+from probe.wire.signing import SeedSigner
 
 TICKET = bytes(range(16)).hex()
 
@@ -281,3 +287,72 @@ def test_a_failure_alone_is_not_altered(facts: SegmentFacts, altered: bool) -> N
     assert pair_with(("app", "neutral"), [facts, SegmentFacts(hello_sent=True)], [None, None]).segments[0].altered is (
         altered
     )
+
+
+# -- the receipt ----------------------------------------------------------------------------------------------------
+
+HOME = Origin(asn=1, network="0" * 16)
+ELSEWHERE = Origin(asn=1, network="1" * 16)
+OTHER_OPERATOR = Origin(asn=2, network="0" * 16)
+
+
+def receipt_with(origins: list[Origin], flights: Callable[[RunSegment], str | None], planned: PlannedPair) -> Receipt:
+    """One pair whose data connections come from these places and show these flights."""
+    there = MemoryReflector(
+        signer=SeedSigner(b"\x02" * 32, "cryptography"),
+        clock=VirtualClock(1_800_000_000_000),
+        random_bytes=random.Random(1).randbytes,
+        origin=HOME,
+    )
+    key = SeedSigner(b"\x01" * 32, "cryptography").key_id
+    request = SessionRequest(v=1, probe=key, nettest="differential", pairs=4, segment_s=4.0, pace_mbps=12.0)
+    here, left = ProbeSession(request, random_bytes=random.Random(2).randbytes), iter(origins)
+
+    def transfer(step: RunSegment, at: MemoryReflector) -> SegmentFacts:
+        job = at.connect(step.hello(None), step.name, next(left), carrier=step.carrier, flight=flights(step))
+        at.clock.advance(1000)
+        if isinstance(job, Job):
+            at.count(job, Counted(end="complete", duration_ms=1000, bytes=1000))
+        return SegmentFacts(hello_sent=True, bytes=1000, duration_ms=1000)
+
+    drive(here, there, [planned], transfer)
+    assert here.receipt is not None
+    record = open_record(here.receipt)
+    assert isinstance(record, Receipt)
+    return record
+
+
+@pytest.mark.parametrize(
+    ("origins", "changed"),
+    [
+        ([HOME, HOME], False),
+        ([HOME, ELSEWHERE], True),
+        ([ELSEWHERE, HOME], True),
+        ([ELSEWHERE, ELSEWHERE], True),
+        ([HOME, OTHER_OPERATOR], True),
+    ],
+)
+def test_a_pair_whose_data_came_from_elsewhere_than_its_control_channel_says_so(
+    origins: list[Origin], changed: bool
+) -> None:
+    [pair] = receipt_with(origins, lambda _: None, PLANNED).pairs
+    assert (pair.outcome, pair.path_changed) == ("both", changed)
+
+
+STREAM = replace(
+    PLANNED, carrier="stream", app_wire=WireBytes(flight=b"\x13BitTorrent"), neutral_wire=WireBytes(flight=b"\xd9" * 11)
+)
+
+
+@pytest.mark.parametrize("arm", ["app", "opaque"])
+def test_the_receipt_calls_the_arm_altered_whose_flight_came_as_another(arm: str) -> None:
+    def shown(step: RunSegment) -> str:
+        assert step.wire is not None
+        flight = step.wire.flight
+        is_meant = (flight == b"\xd9" * 11) == (arm == "opaque")
+        return hashlib.sha256(flight + b"?" * is_meant).hexdigest()
+
+    [pair] = receipt_with([HOME, HOME], shown, STREAM).pairs
+    told = {segment.arm: (segment.end, segment.altered) for segment in pair.segments}
+    assert told.pop(arm) == ("mismatch", True)  # type: ignore[arg-type]
+    assert set(told.values()) == {("complete", False)}
