@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from analysis.pairs import CellKey, Flag, Pair
@@ -91,7 +91,12 @@ def _pair(
     session: Session, receipt: Receipt, pair: ReceiptPair, started: Started | None, *, operator: OperatorOf
 ) -> Pair:
     environment, measured = session.environment, session.measured(pair.pair)
-    sound = is_sound(receipt.session, pair) and (started is None or _agree(pair, started))
+    seen = _cell(receipt.origin, pair, receipt.hotspot, operator)
+    # The cell is the one of the list of started pairs, written before the coin. The receipt's origin is that of data
+    # connections made after it: who has two uplinks could send the pairs whose coin he likes through the one, the
+    # others through the other, and neither cell would miss any.
+    cell = seen if started is None else _cell(started.origin, pair, started.hotspot, operator)
+    sound = is_sound(receipt.session, pair) and (started is None or (_agree(pair, started) and _is_same(cell, seen)))
     lost = not sound or (session.needs_measurement and (measured is None or not _same(pair, measured)))
     segments = pair.segments if sound else ()
     concurrent = pair.design == "concurrent"
@@ -100,13 +105,13 @@ def _pair(
     altered = [_altered(s, measured) for s in segments]
     ends = [_end_ms(s) for s in segments]
     return Pair(
-        cell=_cell(receipt.origin, pair, receipt.hotspot, operator),
+        cell=cell,
         kind=pair.kind,
         probe=receipt.probe,
         session=receipt.session,
         number=pair.pair,
         started_ms=pair.started_ms,
-        ended_ms=_later(*ends) if len(ends) == 2 else None,
+        ended_ms=_session_end(receipt, *ends) if len(ends) == 2 else None,
         neutral_first=pair.neutral_first if sound else None,
         first_mbps=rates[0],
         second_mbps=rates[1],
@@ -214,6 +219,12 @@ def _agree(pair: ReceiptPair, started: Started) -> bool:
     )
 
 
+def _is_same(cell: CellKey, other: CellKey) -> bool:
+    """Whether two cells are one; a named operator is one whatever its AS numbers."""
+    named = cell.operator == other.operator != UNKNOWN_OPERATOR
+    return replace(cell, asn=None) == replace(other, asn=None) if named else cell == other
+
+
 def _same(pair: ReceiptPair, measured: MeasuredPair) -> bool:
     return (pair.probe_nonce, pair.kind, pair.app, pair.direction) == (
         measured.nonce,
@@ -227,9 +238,13 @@ def _end_ms(segment: Segment) -> int | None:
     return None if segment.started_ms is None else segment.started_ms + segment.duration_ms
 
 
-def _later(first_ms: int | None, second_ms: int | None) -> int | None:
-    """When both segments were over (concurrent ones end at once, or nearly); None where the second's end is unknown."""
-    return second_ms if second_ms is None or first_ms is None else max(first_ms, second_ms)
+def _session_end(receipt: Receipt, first_ms: int | None, second_ms: int | None) -> int | None:
+    """When the pair became history for other sessions: with its session. None where the second's end is unknown.
+
+    Not when the pair itself was over: who runs two sessions at once would decide, by closing the one before or after
+    the other, whether its pairs enter the other's midpoint, and could do so after seeing that one's coin.
+    """
+    return None if second_ms is None else max(receipt.ended_ms, second_ms, first_ms or 0)
 
 
 def _flags(pair: ReceiptPair, measured: MeasuredPair | None, environment: Environment) -> frozenset[Flag]:

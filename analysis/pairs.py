@@ -67,7 +67,8 @@ class Pair:
     started_ms: int
     """The reflector's clock at its reveal: pairs are ordered by this."""
     ended_ms: int | None = None
-    """End of the second segment on the same clock; None where it is not known."""
+    """When its session ended, on the same clock: from then on it is history for pairs of other sessions. None where the
+    end of its own second segment is not known."""
     neutral_first: bool | None = None
     """The coin; None where it was never thrown to the end."""
     first_mbps: float | None = None
@@ -213,10 +214,11 @@ class OrderHistory:
         bisect.insort(self._sessions.setdefault(pair.session, []), entry)
 
     def midpoint(self, pair: Pair) -> float:
-        """Midpoint of the medians of d by order, over pairs that had ended when this one started; 0 without both.
+        """Midpoint of the medians of d by order, over pairs that were history when this one started; 0 without both.
 
-        A pair that only *started* earlier does not count: whoever runs two sessions at once could shape the
-        end of the one after seeing the coin of the other.
+        Those of its own session that came before it, and those of sessions that had ended. A session that was still
+        open does not count: whoever runs two at once could shape the one after seeing the coin of the other, or
+        decide by closing it late whether it counts at all.
         """
         # Entries are sorted by their end; those ended by the start lie before the limit, and of the same session
         # (which is one after the other by protocol) the lower numbers belong even where clocks are rounded.

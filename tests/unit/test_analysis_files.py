@@ -385,3 +385,19 @@ def test_line_numbers_survive_bad_envelopes(folder):
     (folder / "x.jsonl").write_bytes(to_line(session(0).receipt) + line + b"\n")
     with pytest.raises(SourceError, match=r"x\.jsonl, line 2 is not a record"):
         read_files([folder / "x.jsonl"])
+
+
+def test_who_sends_a_pair_through_another_operator_after_its_coin_has_lost_it_with_the_first(folder, capsys):
+    one = session(0)
+    moved = replace(one.records.receipt, origin=replace(one.records.receipt.origin, operator="elsewhere", asn=64510))
+    (folder / "probe0.jsonl").write_bytes(to_line(one.measurement) + to_line(seal(moved, REFLECTOR)))
+    pairs = corpus(read_files([folder / "probe0.jsonl", folder / "started.jsonl"])).pairs
+    (mine,) = {p.cell for p in pairs if p.session == moved.session}
+    assert mine.operator == one.records.started[0].origin.operator
+    assert all(p.lost for p in pairs if p.session == moved.session)
+
+
+def test_a_session_that_is_still_open_is_no_history_for_another():
+    one = session(0)
+    pairs = list(pairs_of(Session(receipt=one.records.receipt, measurement=None, started=())))
+    assert {p.ended_ms for p in pairs} == {one.records.receipt.ended_ms}
