@@ -106,10 +106,11 @@ def run_together(dialer: Dialer, host: str, step: RunTogether, opener: Opener, p
     for slot in slots:
         slot.close()
     load.close()
-    first, second = (slot.told() for slot in slots)
-    if load.failure is not None:
-        # Without its load the pair never began: both slots tell the same reason.
-        first, second = (replace(facts, failure=facts.failure or load.failure) for facts in (first, second))
+    # Without its load the pair never begins, and the slots that were open all tell the same reason.
+    first, second = (
+        slot.told() if slot.is_over or load.failure is None else replace(slot.told(), failure=load.failure)
+        for slot in slots
+    )
     return RanTogether((first, second), sum(slot.wire_bytes for slot in slots) + load.wire_bytes)
 
 

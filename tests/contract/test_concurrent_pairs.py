@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: EUPL-1.2
-"""Concurrent pairs over real sockets: whole ones on every carrier, late and lossy ones, and everybody who misbehaves."""
+"""Concurrent pairs over real sockets: whole ones on every carrier, late and lossy ones, and clients that misbehave."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import importlib.util
+import itertools
 import secrets
 import select
 import socket
@@ -332,6 +333,7 @@ def test_a_grant_names_the_designs(there: Announcement) -> None:
     assert Session(there).granted.body["designs"] == ["sequential", "concurrent"]
 
 
+@undisturbed
 def test_a_slot_hears_one_welcome_until_the_load_says_hello(there: Announcement) -> None:
     session = Session(there)
     session.begin_together()
@@ -344,6 +346,7 @@ def test_a_slot_hears_one_welcome_until_the_load_says_hello(there: Announcement)
             assert everything(load, 0.2) == b"", "half a second without load"
 
 
+@undisturbed
 def test_a_slot_that_never_answers_is_not_fed_on(there: Announcement) -> None:
     """Over TCP nothing more is handed to the kernel half a second after the last echo."""
     session = Session(there)
@@ -374,6 +377,7 @@ def test_a_load_that_is_not_the_agreed_one_gets_not_a_byte(there: Announcement, 
     assert got.end in {"reset", "closed"}
 
 
+@undisturbed
 def test_the_load_is_stopped_by_the_reflectors_clock(there: Announcement) -> None:
     session = Session(there)
     session.begin_together(segment_s=1.2)
@@ -387,6 +391,7 @@ def test_the_load_is_stopped_by_the_reflectors_clock(there: Announcement) -> Non
     assert session.close().pairs[0].load_bytes == pytest.approx(got.bytes, rel=0.3)
 
 
+@undisturbed
 def test_a_load_up_waits_for_its_byte(there: Announcement) -> None:
     session = Session(there)
     session.begin_together(direction="up")
@@ -494,6 +499,7 @@ def test_over_udp_nothing_but_the_challenge_leaves_before_the_cookie_is_echoed(t
     assert knock.got <= 3 * knock.sent
 
 
+@undisturbed
 def test_over_udp_a_welcome_is_repeated_five_times_and_then_no_more(there: Announcement) -> None:
     session = Session(there)
     session.begin_together("datagram")
@@ -504,6 +510,7 @@ def test_over_udp_a_welcome_is_repeated_five_times_and_then_no_more(there: Annou
     assert knock.hear(0.5) == []
 
 
+@undisturbed
 def test_over_udp_a_silent_peer_is_left_within_half_a_second(there: Announcement) -> None:
     session = Session(there)
     session.begin_together("datagram", segment_s=3.0)
@@ -519,6 +526,7 @@ def test_over_udp_a_silent_peer_is_left_within_half_a_second(there: Announcement
     assert segment.end == "aborted"
 
 
+@undisturbed
 def test_over_udp_keeping_alive_without_an_echo_gets_two_packets_a_second(there: Announcement) -> None:
     session = Session(there)
     session.begin_together("datagram", segment_s=3.0)
@@ -532,6 +540,7 @@ def test_over_udp_keeping_alive_without_an_echo_gets_two_packets_a_second(there:
     assert 25 <= len(heard) <= 35, heard
 
 
+@undisturbed
 def test_over_udp_packets_leave_at_their_interval(there: Announcement) -> None:
     session = Session(there)
     session.begin_together("datagram")
@@ -545,7 +554,7 @@ def test_over_udp_packets_leave_at_their_interval(there: Announcement) -> None:
             for packet in knock.hear(0.005):
                 times.append(packet.time_us)
                 knock.say(knock.codec.seal(echo_of(packet, 0.0), POOL[:160]))
-    gaps = [(b - a) / 1000 for a, b in zip(times[2:], times[3:], strict=False)]
+    gaps = [(b - a) / 1000 for a, b in itertools.pairwise(times[2:])]
     assert statistics.median(gaps) == pytest.approx(20, abs=2)
 
 
