@@ -295,6 +295,11 @@ class Midpoints:
     _sorted: dict[bool, list[float]] = field(default_factory=lambda: {True: [], False: []})
     _blind: int = 0
 
+    @property
+    def full(self) -> bool:
+        """Whether no pair from before the first one added could still count."""
+        return len(self._entries) >= self.window
+
     def value(self) -> float | None:
         """m of the next pair; None where the published pairs cannot tell."""
         if self._blind:

@@ -83,6 +83,10 @@ class Checked:
             self.first = self.first or at
         return published_m
 
+    def untold(self) -> Checked:
+        """The same where nothing could be compared after all."""
+        return Checked(unknown=self.same + self.different + self.unknown, missing=self.missing)
+
     def merge(self, other: Checked) -> None:
         """Add another's."""
         self.same += other.same
@@ -104,7 +108,11 @@ class Stream:
     flagless: int = 0
     """Pairs published before flags were."""
     checked: Checked = field(default_factory=Checked)
+    young: Checked = field(default_factory=Checked)
+    """The same while pairs from before the export, were there any, would still have counted."""
+    first: int = 0
     last: int = 0
+    """Sequence numbers of its first and last pair."""
     digest: str = ""
     """Of all its lines: the same in two exports only if they say the same of it."""
     summaries: list[ProbeSummary] = field(default_factory=list)
@@ -161,13 +169,14 @@ def count(
         stream = one.stream
         if record.sequence <= stream.last:
             raise LineError(path, line, _out_of_order(record, cell, stream.last))
-        stream.last = record.sequence
+        stream.first, stream.last = stream.first or record.sequence, record.sequence
         one.hash.update(raw)
         stream.pairs += 1
         stream.flagless += not with_flags
         pair = pair_of(record, cell, rules[0])
         ratio = None if pair.lost or pair.neutral_first is None else pair.log_ratio(rules[0])
-        m = 0.0 if ratio is None else stream.checked.look(record.midpoint, one.midpoints.value(), (number, line))
+        checked = stream.checked if one.midpoints.full else stream.young
+        m = 0.0 if ratio is None else checked.look(record.midpoint, one.midpoints.value(), (number, line))
         one.midpoints.add(pair, record, ratio)
         day = day_of(record.day)
         stream.first_day = min(stream.first_day, day)
@@ -233,10 +242,13 @@ class Tally:
 
     def _add(self, streams: Export) -> None:
         self.streams.update(streams)
+        # An export that begins later than the cell lacks the history of its first pairs.
+        whole = min(stream.first for stream in streams.values()) == 1
         for stream in streams.values():
             self.pairs += stream.pairs
             self.flagless += stream.flagless
             self.checked.merge(stream.checked)
+            self.checked.merge(stream.young if whole else stream.young.untold())
 
 
 # Verdicts
