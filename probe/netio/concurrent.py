@@ -216,6 +216,7 @@ class DatagramSlot:
             connect_ms=None if flow.answered_s is None else round(flow.answered_s * 1000, 3),
             datagrams_sent=flow.datagrams_sent,
             datagrams_received=flow.datagrams_received,
+            altered=flow.altered,
         )
 
     def close(self) -> None:
@@ -325,7 +326,7 @@ class StreamSlot:
             connect_ms=self._opened.connect_ms,
             tls_ms=self._opened.tls_ms,
             rtt_min_ms=self._rtt_min_ms,
-            altered=self._altered,
+            altered=self._altered or self._frames.is_altered,
         )
 
     def close(self) -> None:

@@ -117,6 +117,8 @@ class Frames:
         self._size = size
         self._is_record = carrier == "hello"
         self._got = b""
+        self.is_altered = False
+        """A whole frame came that the other side cannot have made."""
         self.wire_bytes = size + (sealed.RECORD_HEADER_BYTES if self._is_record else 0)
         """Of each frame, as it is given to the connection."""
 
@@ -134,4 +136,6 @@ class Frames:
             packet = self._codec.open(raw[self.wire_bytes - self._size :])
             if packet is not None:
                 found.append(packet)
+            else:
+                self.is_altered = True
         return found

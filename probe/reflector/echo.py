@@ -91,7 +91,7 @@ class EchoConnection:
         after = _retransmits(self._sock)
         found = counted(self._echoes, end, now, started_ms, is_datagrams=False)
         lost = None if after is None or self._retransmits is None else after - self._retransmits
-        return replace(found, saturated=saturated, retransmits=lost)
+        return replace(found, saturated=saturated, retransmits=lost, altered=self._frames.is_altered)
 
     def _read(self) -> None:
         for _ in range(_READS_A_TURN):
