@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from lab.accuracy.home import HELD
+from lab.accuracy.home import HELD, INFINITY
 from lab.accuracy.lines import Way
 from lab.accuracy.segment import Look, Refused, Wire, connect, deliver
 from lab.accuracy.tcp import PACKET, Transfer
@@ -131,8 +131,8 @@ def play_together(
             at(began + (place + index / 2) * interval_ms / 1000, partial(slot.ping, place))
     starts, ends = began + BASELINE_S, began + segment_s
     clock = began
-    while events and min(events[0][0], home.due) <= ends + GRACE_S:
-        then = max(clock, min(events[0][0], home.due))
+    while (upcoming := min(events[0][0] if events else INFINITY, home.due)) <= ends + GRACE_S:
+        then = max(clock, upcoming)
         if then > starts and clock < ends:
             transfer.run(max(clock, starts), min(then, ends))
         clock = then

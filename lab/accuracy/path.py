@@ -13,8 +13,9 @@ Options of a row (table `[options]`), beside those of `lab.accuracy.lines`:
 `lost`                         share of started pairs that never arrive
 `cpu_mbps`, `reflector_mbps`, `window_kb`   what the ends can do: sets the flags of the gates
 `design` ("sequential"), `load_mbps`, `packet_bytes` (200), `interval_ms` (20)   concurrent pairs
-`second_path`                  each session begins on one network and goes on over another: "treated" (the rules act on
-                               the second alone, from a random pair on) or "untreated" (on the first alone, one pair)
+`second_path`                  behind its first pair each session goes on over another network: "treated" (the rules act
+                               on the second one alone) or "untreated" (on the first one alone)
+`fixed_pace`                   the pace is `measure.pace_mbps` whatever the line carries (`probe run --pace-mbps`)
 """
 
 from __future__ import annotations
@@ -127,10 +128,9 @@ class _Probe:
         if not days:
             yield START_MS + round(self.options.get("hour", 12.25) * DAY_MS / 24) + self.index
             return
-        phase = rng.random() * DAY_MS / daily
         for day in range(days):
             for one in range(daily):
-                yield START_MS + day * DAY_MS + round(phase + one * DAY_MS / daily)
+                yield START_MS + day * DAY_MS + round((one + rng.random()) * DAY_MS / daily)
 
     def _home(self, session: _Session, suffix: str, rules: list[Rule]) -> Wire:
         seed = f"{self.seed}/{session.name}{suffix}"
@@ -151,10 +151,12 @@ class _Probe:
         measure = self.row.measure
         second = self.options.get("second_path")
         wire = self._home(session, "", [] if second == "treated" else self.rules)
-        move_at = -1 if not second else 1 if second == "untreated" else session.rng.randrange(len(slots))
+        move_at = 1 if second else -1
         now = wire.guard(0.0)
         neutral = _neutral(session)
-        pace, now = calibrate(wire, neutral, measure.direction, most_mbps=measure.pace_mbps, now=now)
+        pace = measure.pace_mbps
+        if not self.options.get("fixed_pace"):
+            pace, now = calibrate(wire, neutral, measure.direction, most_mbps=measure.pace_mbps, now=now)
         for number, slot in enumerate(slots, start=1):
             if number - 1 == move_at:
                 wire = self._home(session, "/second", self.rules if second == "treated" else [])

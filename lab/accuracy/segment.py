@@ -53,7 +53,13 @@ class Look:
     def facts(self) -> FlowFacts:
         """What is known of the flow once the first flight has passed."""
         return FlowFacts(
-            proto=TCP, server_port=PORT, sni=self.sni, payload=self.payload, established=True, complete=True
+            proto=TCP,
+            server_port=PORT,
+            sni=self.sni,
+            payload=self.payload,
+            established=True,
+            complete=True,
+            split=len(self.hello) > 1,
         )
 
 

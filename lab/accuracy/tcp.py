@@ -35,7 +35,9 @@ _END, _SEND, _HEAR, _WORK, _SILENCE = range(5)
 class Cubic:
     """The congestion window, in segments."""
 
-    __slots__ = ("_epoch", "_k", "_most", "_origin", "_w_est", "rounds", "ssthresh", "window")
+    __slots__ = (
+        "_epoch", "_k", "_least", "_most", "_origin", "_round_ends", "_samples", "_w_est", "ssthresh", "window",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.window = float(INITIAL_WINDOW)
@@ -43,7 +45,7 @@ class Cubic:
         self._most = 0.0
         self._epoch = -1.0
         self._k = self._origin = self._w_est = 0.0
-        self.rounds = _Rounds()
+        self._round_ends, self._samples, self._least = 0, 0, INFINITY
 
     @property
     def is_starting(self) -> bool:
@@ -73,31 +75,21 @@ class Cubic:
         self._epoch = -1.0
         self.ssthresh = max(2.0, self.window * _BETA)
 
-    def watch(self, sample: float, now: float, srtt: float, rtt_min: float) -> None:
-        """HyStart: leave slow start once a round's least delay has grown (as in Linux' cubic)."""
-        if self.window >= self.ssthresh or self.window < _HYSTART_WINDOW:
+    def watch(self, sample: float, rtt_min: float, number: int, upcoming: int) -> None:
+        """HyStart: leave slow start once a round's delays have grown (as Linux' cubic does).
+
+        `number` is the transmission that was acknowledged, `upcoming` the next one: a round is a window's worth.
+        """
+        if self.window >= self.ssthresh:
             return
-        least = self.rounds.least(sample, now, srtt)
-        if least is not None and least > rtt_min + min(max(rtt_min / 8, _HYSTART_LOW_S), _HYSTART_HIGH_S):
-            self.ssthresh = self.window
-
-
-class _Rounds:
-    """The least delay of the first samples of each round trip."""
-
-    __slots__ = ("_count", "_ends", "_least")
-
-    def __init__(self) -> None:
-        self._ends, self._count, self._least = 0.0, 0, INFINITY
-
-    def least(self, sample: float, now: float, srtt: float) -> float | None:
-        if now >= self._ends:
-            self._ends, self._count, self._least = now + srtt, 0, INFINITY
-        self._count += 1
-        if self._count > _HYSTART_SAMPLES:
-            return None
-        self._least = min(self._least, sample)
-        return self._least if self._count == _HYSTART_SAMPLES else None
+        if number >= self._round_ends:
+            self._round_ends, self._samples, self._least = upcoming, 0, INFINITY
+        self._samples += 1
+        if self._samples <= _HYSTART_SAMPLES:
+            self._least = min(self._least, sample)
+        elif self.window >= _HYSTART_WINDOW:
+            if self._least > rtt_min + min(max(rtt_min / 8, _HYSTART_LOW_S), _HYSTART_HIGH_S):
+                self.ssthresh = self.window
 
 
 class _Sent:
@@ -285,7 +277,7 @@ class Transfer:
         if newest is None:
             return
         self._out -= delivered
-        self._sample(now - newest.at, now)
+        self._sample(now - newest.at, newest.number)
         if self._missing:
             self._look_for_losses(newest, now)
         if self._recover >= 0:
@@ -296,12 +288,12 @@ class Transfer:
         self._backoff, self._probed = 1, False
         self._timer = INFINITY if not self._out else now + max(2 * self._srtt, 0.01)
 
-    def _sample(self, rtt: float, now: float) -> None:
+    def _sample(self, rtt: float, number: int) -> None:
         """RFC 6298."""
         self._rttvar += (abs(rtt - self._srtt) - self._rttvar) / 4
         self._srtt += (rtt - self._srtt) / 8
         self._rtt_min = min(self._rtt_min, rtt)
-        self._cubic.watch(rtt, now, self._srtt, self._rtt_min)
+        self._cubic.watch(rtt, self._rtt_min, number, self._number)
 
     def _look_for_losses(self, newest: _Sent, now: float) -> None:
         """What was sent well before something that arrived is lost (RFC 8985)."""
