@@ -235,6 +235,7 @@ class ProbeCounts:
         return counts
 
 
+@lru_cache(maxsize=1 << 15)
 def log_bet(wins: int, losses: int, lambdas: tuple[float, ...] = RULES.lambdas) -> float:
     """log of the mean over λ of (1 + λ)^wins · (1 - λ)^losses."""
     if not wins and not losses:
