@@ -25,6 +25,7 @@ from probe.nettests.base import Progress
 from probe.protocol.probe_role import ProbeSession
 from probe.protocol.session import GUARD_LIMIT_MS
 from probe.protocol.steps import AwaitPlan, Finished, Guard, RunSegment, RunTogether, SegmentFacts, Send, Wait
+from probe.wire.echo import delay_ms, loss
 from probe.wire.messages import PairResult, SessionRequest
 from probe.wire.rate import rate_mbps
 from probe.wire.records import Direction, Environment, Software
@@ -206,7 +207,10 @@ def _hello_maker(shape: str | None, alpn: tuple[str, ...]) -> HelloMaker | None:
 
 def _progress(session: ProbeSession, result: PairResult, segment_s: float, of: int) -> Progress:
     measured = session.measured[result.pair - 1]
-    rates = rates_of(result, segment_s)
+    design = session.design_of(result.pair)
+    rates = rates_of(result, segment_s) if design == "sequential" else (None, None)
+    by_arm = {segment.arm != "app": segment for segment in result.segments}
+    app, neutral = by_arm.get(False), by_arm.get(True)
     return Progress(
         pair=result.pair,
         app=measured.app,
@@ -217,6 +221,11 @@ def _progress(session: ProbeSession, result: PairResult, segment_s: float, of: i
         outcome=result.outcome,
         app_mbps=rates[0],
         neutral_mbps=rates[1],
+        design=design,
+        app_delay_ms=delay_ms(app, segment_s) if app else None,
+        neutral_delay_ms=delay_ms(neutral, segment_s) if neutral else None,
+        app_loss=loss(app) if app else None,
+        neutral_loss=loss(neutral) if neutral else None,
     )
 
 

@@ -255,15 +255,21 @@ class _Show:
                     "outcome": at.outcome,
                     "app_mbps": None if at.app_mbps is None else round(at.app_mbps, 3),
                     "neutral_mbps": None if at.neutral_mbps is None else round(at.neutral_mbps, 3),
+                    "design": at.design,
+                    "app_delay_ms": at.app_delay_ms,
+                    "neutral_delay_ms": at.neutral_delay_ms,
+                    "app_loss": at.app_loss,
+                    "neutral_loss": at.neutral_loss,
                 }
             )
             return
         names = (at.app, "neutral") if at.kind == "test" else ("one neutral name", "another")
-        rates = ", ".join(
-            f"{name} {'failed' if rate is None else f'{rate:.2f} Mbit/s'}"
-            for name, rate in zip(names, (at.app_mbps, at.neutral_mbps), strict=True)
-        )
-        text = f"pair {at.done} of {at.of}, {at.direction}: {rates}"
+        if at.design == "concurrent":
+            told = [_delay(at.app_delay_ms, at.app_loss), _delay(at.neutral_delay_ms, at.neutral_loss)]
+        else:
+            told = ["failed" if rate is None else f"{rate:.2f} Mbit/s" for rate in (at.app_mbps, at.neutral_mbps)]
+        seen = ", ".join(f"{name} {one}" for name, one in zip(names, told, strict=True))
+        text = f"pair {at.done} of {at.of}, {at.direction}: {seen}"
         if self._tty:
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
             self._open = True
@@ -289,6 +295,14 @@ class _Show:
     @staticmethod
     def _json(event: dict[str, Any]) -> None:
         print(json.dumps(event), file=sys.stderr, flush=True)
+
+
+def _delay(ms: float | None, loss: float | None) -> str:
+    """What is shown of a slot of a concurrent pair."""
+    if loss is None:
+        return "failed"
+    lost = f", {loss:.0%} lost" if loss else ""
+    return f"{'no answer' if ms is None else f'{ms:.1f} ms'}{lost}"
 
 
 # -- the others -------------------------------------------------------------------------------------------------

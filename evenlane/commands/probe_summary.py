@@ -14,9 +14,11 @@ from typing import Any, Final
 
 from analysis.judge import Ledger
 from analysis.logs import e_value
+from analysis.match import NO_QUEUE, queue_of
 from analysis.pairs import CellKey, Pair
 from analysis.probes import ProbeSummary, summarise
 from analysis.rules import EFFECTS, RULES
+from evenlane.commands.probe_delays import Delays, delay_words, delays_of, plain_delays
 from probe.protocol.pacing import DetectableRegion, detectable_region
 from probe.runner import Ran, Request
 from probe.wire.messages import PairResult
@@ -45,6 +47,8 @@ class LineResult:
     neutral_mbps: float | None
     summary: ProbeSummary
     detectable: DetectableRegion | None
+    delays: Delays | None = None
+    """Set where delay and loss were compared instead of rates."""
     control: str = "its neutral twin"
     """What the app is compared with, for people."""
 
@@ -85,6 +89,8 @@ def _pair(ran: Ran, measured: MeasuredPair, result: PairResult | None) -> Pair:
             received=False,
         )
     first, second = result.segments
+    is_concurrent = ran.session.design_of(measured.pair) == "concurrent"
+    queue = queue_of((first, second), ran.segment_s) if is_concurrent else NO_QUEUE
     return Pair(
         cell=cell,
         kind=measured.kind,
@@ -95,8 +101,14 @@ def _pair(ran: Ran, measured: MeasuredPair, result: PairResult | None) -> Pair:
         started_ms=started,
         ended_ms=started,
         neutral_first=first.arm != "app",
-        first_mbps=rate_mbps(first, ran.segment_s),
-        second_mbps=rate_mbps(second, ran.segment_s),
+        first_mbps=None if is_concurrent else rate_mbps(first, ran.segment_s),
+        second_mbps=None if is_concurrent else rate_mbps(second, ran.segment_s),
+        design="concurrent" if is_concurrent else "sequential",
+        first_delay_ms=queue.delays_ms[0],
+        second_delay_ms=queue.delays_ms[1],
+        first_loss=queue.losses[0],
+        second_loss=queue.losses[1],
+        queued=queue.queued,
         first_failed=first.end != "complete",
         second_failed=second.end != "complete",
         pace_mbps=ran.paces.get(measured.pair, 0.0),
@@ -111,6 +123,7 @@ def _line(ran: Ran, cell: CellKey, rows: list[tuple[MeasuredPair, Pair]], ledger
     app = [side[0] for side in sides if side[0] is not None]
     neutral = [side[1] for side in sides if side[1] is not None]
     neutral_mbps = statistics.median(neutral) if neutral else None
+    state = ledger.states(cell)[_PROBE]
     return LineResult(
         app=cell.app,
         direction=cell.direction,
@@ -120,8 +133,9 @@ def _line(ran: Ran, cell: CellKey, rows: list[tuple[MeasuredPair, Pair]], ledger
         neutral_failed=sum(side[3] for side in sides),
         app_mbps=statistics.median(app) if app else None,
         neutral_mbps=neutral_mbps,
-        summary=summarise(_PROBE, ledger.states(cell)[_PROBE]),
+        summary=summarise(_PROBE, state),
         detectable=_detectable(finished, ran.segment_s),
+        delays=delays_of(finished, state),
         control=_control([measured for measured, _ in rows]),
     )
 
@@ -139,7 +153,8 @@ def _by_arm(pair: Pair) -> tuple[float | None, float | None, bool, bool]:
 
 
 def _detectable(pairs: list[Pair], segment_s: float) -> DetectableRegion | None:
-    achieved = [rate for pair in pairs if (rate := pair.achieved_mbps()) is not None]
+    rated = [pair for pair in pairs if pair.design == "sequential"]
+    achieved = [rate for pair in rated if (rate := pair.achieved_mbps()) is not None]
     if not achieved:
         return None
     pace = statistics.median(achieved)
@@ -198,6 +213,7 @@ def _plain_line(line: LineResult) -> dict[str, Any]:
             "burst_kb": _round(region.burst_kb),
             "after_kb": _round(region.after_kb),
         },
+        **plain_delays(line.delays),
     }
 
 
@@ -219,7 +235,8 @@ def _round(value: float | None) -> float | None:
 
 
 def _moved(ran: Ran) -> int:
-    return sum(segment.bytes for pair in ran.measurement.pairs for segment in pair.segments)
+    loads = sum(result.load_bytes for result in ran.session.results)
+    return loads + sum(segment.bytes for pair in ran.measurement.pairs for segment in pair.segments)
 
 
 # -- words ------------------------------------------------------------------------------------------------------
@@ -252,7 +269,8 @@ def _difference(line: LineResult) -> str:
     if line.state == "indication":
         parts.append(f"Evidence {e:.3g} to 1 for {strongest}: an indication on this line.")
     elif line.state == "no_indication":
-        parts.append("No indication: a slowdown of 20 % or more is ruled out here.")
+        what = "10 ms or 2 % of loss" if line.delays else "20 %"
+        parts.append(f"No indication: a slowdown of {what} or more is ruled out here.")
     elif e < _SOME_EVIDENCE:
         parts.append(f"No evidence either way yet ({scale}).")
     else:
@@ -273,6 +291,8 @@ def _size(line: LineResult) -> str:
     if line.app_failed or line.neutral_failed:
         other = line.control.replace("its ", "the ")
         failed = f" In {pairs}, the app failed {line.app_failed} and {other} {line.neutral_failed} times."
+    if line.delays is not None:
+        return f"{delay_words(line.delays, line.control)}{failed}"
     if estimate is None or not math.isfinite(estimate) or line.app_mbps is None or line.neutral_mbps is None:
         return f"no rates to compare.{failed}" if line.pairs else "no pair was finished."
     rates = f"{_rate(line.app_mbps)} against {_rate(line.neutral_mbps)} Mbit/s, median of {pairs}"

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from probe.protocol.probe_role import ProbeSession
 from probe.wire.messages import SessionRequest
-from probe.wire.records import Direction, PairKind, PairOutcome, PlannedProfile, Software
+from probe.wire.records import Design, Direction, PairKind, PairOutcome, PlannedProfile, Software
 
 Directions = Literal["down", "up", "both"]
 
@@ -65,6 +65,13 @@ class Progress:
     app_mbps: float | None
     """Rate over the last half of the segment as the reflector counted it; None where the segment failed."""
     neutral_mbps: float | None
+    design: Design = "sequential"
+    app_delay_ms: float | None = None
+    """Concurrent design: median round-trip time of its small packets while the load ran, as the reflector saw it."""
+    neutral_delay_ms: float | None = None
+    app_loss: float | None = None
+    """Share of its small packets that were never answered."""
+    neutral_loss: float | None = None
 
 
 class Tools(Protocol):

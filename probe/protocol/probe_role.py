@@ -45,6 +45,7 @@ from probe.wire.messages import (
 )
 from probe.wire.records import (
     CONTROL_ARMS,
+    Design,
     Direction,
     Environment,
     MeasuredPair,
@@ -144,6 +145,10 @@ class ProbeSession:
     def results(self) -> tuple[PairResult, ...]:
         """What the reflector said of each finished pair, in order."""
         return tuple(pair.result for pair in self._pairs if pair.result is not None)
+
+    def design_of(self, pair: int) -> Design:
+        """How the two segments of a pair share the time."""
+        return self._pairs[pair - 1].planned.design
 
     @property
     def pairs_left(self) -> int:

@@ -112,6 +112,11 @@ class ReflectorPair:
         return self.commit.design == "concurrent"
 
     @property
+    def load_bytes(self) -> int:
+        """What the load moved."""
+        return self.load.counted.bytes if self.load is not None and self.load.counted is not None else 0
+
+    @property
     def running(self) -> tuple[str, ...]:
         """Tickets of the connections that are open now."""
         load = (self.load,) if self.load is not None else ()
@@ -153,5 +158,5 @@ def receipt_pair(pair: ReflectorPair) -> ReceiptPair:
         path_changed=pair.path_changed,
         saturated=any(one.saturated for one in counts),
         design=commit.design,
-        load_bytes=load.bytes if load is not None else 0,
+        load_bytes=pair.load_bytes,
     )

@@ -169,7 +169,10 @@ class ReflectorSession:
             pair.load.state = "over"
         pair.finish = message
         pair.result = PairResult(
-            pair=number, outcome=outcome_of([segment.end for segment in segments]), segments=segments
+            pair=number,
+            outcome=outcome_of([segment.end for segment in segments]),
+            segments=segments,
+            load_bytes=pair.load_bytes,
         )
         return pair.result
 

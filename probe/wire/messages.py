@@ -17,6 +17,7 @@ from probe.wire.limits import (
     MAX_ENDPOINTS,
     MAX_FLIGHT,
     MAX_HEAD,
+    MAX_INT,
     MAX_NAME,
     MAX_PACE_MBPS,
     MAX_PACKET_BYTES,
@@ -208,6 +209,8 @@ class PairResult:
     pair: Annotated[int, bounded(low=1, high=MAX_PAIRS)]
     outcome: PairOutcome
     segments: Annotated[tuple[Segment, ...], items(most=2)]
+    load_bytes: Annotated[int, bounded(low=0, high=MAX_INT)] = 0
+    """Concurrent design: what the load moved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
