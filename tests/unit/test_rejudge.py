@@ -8,6 +8,7 @@ import json
 import math
 import random
 from dataclasses import replace
+from datetime import UTC, date
 
 import pytest
 
@@ -17,8 +18,8 @@ from analysis.crew import counted
 from analysis.editions import PUBLISHED, to_toml
 from analysis.judge import Ledger
 from analysis.opendata import Midpoints, Share, cell_of, pair_of, published
-from analysis.pairs import OrderHistory, Pair, score
-from analysis.rejudge import Tally, count, judge_published, verdicts
+from analysis.pairs import OrderHistory, Pair
+from analysis.rejudge import count, judge_published, verdicts
 from analysis.rules import RULES, VERSION_1
 from analysis.simulate import CELL, Line, stream
 from analysis.synthetic import session_records
@@ -29,7 +30,7 @@ from probe.wire.records import Origin, PairRecord
 from probe.wire.signing import SeedSigner
 
 BOTH = (PUBLISHED[2], PUBLISHED[1])
-MANY = list(records(3000, random.Random(5), cells=4, probes=5, days=40))
+MANY = list(records(2000, random.Random(5), cells=4, probes=4, days=30))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_counting_gives_what_the_ledger_gives(archive):
     """Pair by pair through the ledger, which keeps them all, with m from its own history."""
     judged = judge_published(counted([archive], BOTH, 1))
     for which, edition in enumerate(BOTH):
-        ledger = Ledger(rules=edition.rules, zones=lambda cell: __import__("datetime").UTC)
+        ledger = Ledger(rules=edition.rules, zones=lambda cell: UTC)
         for number, record in enumerate(MANY):
             if record.lost:
                 continue  # what its receipt told is not published: here its history is left out as well
@@ -67,23 +68,6 @@ def test_counting_gives_what_the_ledger_gives(archive):
             other = found[a.cell, a.effect]
             assert (a.pairs, a.probes) == (other.pairs, other.probes)
             assert a.detectable == other.detectable
-
-
-def test_each_pair_scores_as_it_was_published():
-    """Without lost pairs the whole way can be walked twice: from the pairs' own history, and from what is published."""
-    made = list(records(400, random.Random(3), cells=1, probes=3, days=9))
-    ledger, histories = Ledger(zones=lambda cell: __import__("datetime").UTC), {}
-    tally = Tally(BOTH[:1])
-    for record in (r for r in made if not r.lost):
-        pair = pair_of(record, cell_of(record), RULES)
-        pair = replace(pair, started_ms=pair.started_ms + record.sequence, ended_ms=pair.started_ms + record.sequence)
-        history = histories.setdefault((record.kind, record.probe), Midpoints(RULES.order_window))
-        ratio = pair.log_ratio()
-        if ratio is not None and history.value() is not None and record.midpoint == history.value():
-            scored = ledger.put(replace(pair, number=record.sequence))
-            assert scored == score(OrderHistory(), pair, midpoint=record.midpoint)
-        history.add(pair, record, ratio)
-    assert tally.pairs == 0
 
 
 def test_midpoints_are_computed_as_the_history_does():
@@ -139,12 +123,12 @@ def test_an_export_that_begins_in_the_middle_of_a_cell_is_checked_only_where_tha
 
 def test_any_number_of_processes_finds_the_same(archive, tmp_path, capsys):
     told = []
-    for workers in (1, 2, 5):
+    for workers in (1, 3):
         out = tmp_path / f"{workers}.json"
         code, _ = run(capsys, archive, "--workers", workers, "--out", out)
         assert code == 1
         told.append(out.read_bytes())
-    assert told[0] == told[1] == told[2]
+    assert told[0] == told[1]
 
 
 def test_two_rules_at_once_are_each_as_alone(archive):
@@ -210,7 +194,7 @@ def test_old_rows_of_cells_that_were_not_given_are_left_out(tmp_path, capsys, ar
     run(capsys, archive, "--out", old)
     first = tmp_path / "first.jsonl"
     first.write_bytes(b"".join(line_of(r) for r in MANY if cell_of(r) == cell_of(MANY[0])))
-    code, out = run(capsys, first, "--against", old, "--json")
+    _, out = run(capsys, first, "--against", old, "--json")
     told = json.loads(out.out)
     assert len(told["cells"]) == len(RULES.effects)
     assert any("12 rows" in note for note in told["notes"])
@@ -342,7 +326,7 @@ def test_the_same_export_twice_counts_once_and_a_different_one_is_refused(tmp_pa
     extra = replace(MANY[-1], sequence=MANY[-1].sequence + 1, probe="p77")
     more.write_bytes(archive.read_bytes() + line_of(extra))
     said = set()
-    for workers in (1, 2, 3):
+    for workers in (1, 2):
         with pytest.raises(ArchiveError, match=r"hold different exports of operator-1 .*; give one of them") as refused:
             counted([archive, more], BOTH[:1], workers)
         said.add(str(refused.value))
@@ -397,8 +381,8 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path, archive):
 def test_a_bomb_is_refused_in_little_memory(tmp_path):
     bomb = tmp_path / "bomb.gz"
     with gzip.open(bomb, "wb", compresslevel=9) as file:
-        for _ in range(300):
-            file.write(b"\n" * 1_000_000)
+        for _ in range(80):
+            file.write((b"x" * 49_999 + b"\n") * 20)
     with pytest.raises(ArchiveError, match="unpacks to more than 200 times its size"):
         list(lines(bomb))
 
@@ -436,7 +420,7 @@ def test_a_csv_with_a_value_that_is_none(tmp_path):
     for old, new, said in (
         (b"12.0", b"nan", "pace_mbps"),
         (b"12.0", b"", "pace_mbps"),
-        (b"false", b"no", "neutral_first"),
+        (b",false,", b",no,", "(?:lost|neutral_first)"),
     ):
         head, _, rest = good.partition(b"\n")
         file.write_bytes(head + b"\n" + rest.replace(old, new, 1))
@@ -492,6 +476,9 @@ def signed(tmp_path):
         signer = SeedSigner(bytes([number + 1]) * 32)
         origin = Origin(asn=64500, operator="Throttler", country="NL", network=f"{number + 1:032x}", edge=True)
         pairs = list(stream(Line(slowdown=0.6, noise=0.05), rng, 12, probe=signer.key_id, cell=CELL))
+        # Five of them on days (in the Netherlands) before the current rule was published.
+        at = (date.fromisoformat(RULES.published) - date(1970, 1, 1)).days * 86_400_000
+        pairs = [replace(p, started_ms=at + (i - 6) * 3_600_000, ended_ms=None) for i, p in enumerate(pairs)]
         made = session_records(pairs, probe=signer.key_id, reflector=reflector.key_id, rng=rng, origin=origin)
         receipt, measurement, started = made.sealed(signer, reflector)
         out += [to_line(one) for one in (receipt, measurement, *started)]
@@ -512,7 +499,7 @@ def test_signed_records_packed_or_not_are_judged_by_two_rules(tmp_path, capsys, 
     assert told[0] == told[1]
     slowing = next(row for row in told[0][1] if row["effect"] == "slowing")
     assert slowing["old"]["state"] == slowing["new"]["state"] == "corroborated"
-    assert slowing["retrospective_pairs"] == 36
+    assert slowing["retrospective_pairs"] == 3 * 5
     assert main(["analysis", "verdict", str(plain), "--json"]) == 0
     verdict = tmp_path / "verdict.json"
     verdict.write_text(capsys.readouterr().out)
