@@ -157,9 +157,10 @@ class View:
         return sum(p.state.tally[name] for p in self.probes)
 
     def prevalence(self, rules: Rules = RULES) -> Prevalence:
-        """Slowed, clear and undecided among the present probes."""
+        """Slowed, clear and undecided among the present probes. One that is no witness is clear of nothing."""
         slowed = len(self.slowed(rules))
-        clear = sum(p.clear[self.effect] and not p.slowed(self.effect, rules) for p in self.present)
+        others = [p for p in self.present if p.clear[self.effect] and not p.slowed(self.effect, rules)]
+        clear = sum(not unfit(p, self.effect, rules) for p in others)
         return Prevalence(slowed=slowed, clear=clear, undecided=len(self.present) - slowed - clear)
 
 

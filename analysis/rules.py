@@ -100,7 +100,7 @@ class Rules:
     end_evidence: float = 20.0
 
     delay_threshold_ms: float = _since(2, 10.0)
-    """A pair bets on delay if the arms' medians differ by so much; also what counts as material, and as queued."""
+    """A pair bets on delay if the arms' medians differ by so much; below it a confidence sequence says `clear`."""
     delay_shift_ms: float = _since(2, 5.0)
     """A difference in delay up to this is immaterial: it cannot grow evidence."""
     delay_material_threshold_ms: float = _since(2, 5.0)

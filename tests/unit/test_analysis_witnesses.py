@@ -61,6 +61,7 @@ def test_what_hides_a_throttle_forbids_to_say_that_there_is_none(flag, reason):
     held = verdict(ledger([EVEN] * 3, flag))
     assert held.base == "inconclusive"
     assert reason in held.reasons
+    assert held.prevalence.clear == (3 if reason == "busy_lines" else 0)
     assert held.pairs == 42  # none is removed
     assert verdict(ledger([EVEN] * 3, flag, share=0.4)).base == "no_indication"
 
