@@ -22,13 +22,15 @@ from typing import Any, Final
 from lab import relay
 from lab.classify import Match, name_matches
 from lab.drivers import DriverName, choose_driver
-from lab.model import Scenario
+from lab.model import Rule, Scenario
 from lab.namespaces import module_command, module_environment
 from lab.scenario import ScenarioError, load
 from lab.stage import Stage, StageError
 from probe.profiles import model as profiles
 
 BUNDLED: Final = Path(__file__).with_name("scenarios")
+LATENCY_ACTIONS: Final = frozenset({"delay", "drop", "deprioritise"})
+"""What a rule can do to an app without touching the rate that two transfers one after the other would compare."""
 POLL_S: Final = 0.5
 PROGRESS_S: Final = 5.0
 
@@ -116,11 +118,25 @@ def load_all(names: Sequence[str]) -> list[Scenario]:
 def apps_of(scenario: Scenario) -> list[str]:
     """What to measure: apps the truth names or a rule is about, else the three default apps."""
     apps = {app for app, _ in scenario.expect}
-    matches = [rule.match for rule in scenario.rules]
-    if any(match.host_names or match.payload for match in matches):
-        shelf = [profiles.load(app) for app in profiles.every()]
-        apps |= {profile.id for profile in shelf for match in matches if _is_about(match, profile)}
+    named = [rule for rule in scenario.rules if rule.match.host_names or rule.match.payload]
+    shelf = [profiles.load(app) for app in profiles.every()] if named else []
+    for rule in named:
+        meant = [profile for profile in shelf if _is_about(rule.match, profile)]
+        apps |= {profile.id for profile in _shown_by(rule, meant) if not _is_told(profile, rule, apps)}
     return sorted(apps) or list(profiles.DEFAULT_APPS)
+
+
+def _shown_by(rule: Rule, meant: Sequence[profiles.Profile]) -> list[profiles.Profile]:
+    """Of the profiles that a rule means, those that can show what it does: delay and loss need small packets."""
+    live = [profile for profile in meant if profile.live is not None]
+    if rule.action in LATENCY_ACTIONS and live:
+        return live
+    return [profile for profile in meant if profile.live is None]
+
+
+def _is_told(profile: profiles.Profile, rule: Rule, apps: set[str]) -> bool:
+    """Whether the truth names this app for a rule about delay or loss already, by whichever of its profiles."""
+    return rule.action in LATENCY_ACTIONS and any(app.partition("+")[0] == profile.app for app in apps)
 
 
 def _is_about(match: Match, profile: profiles.Profile) -> bool:
