@@ -18,7 +18,7 @@ from analysis.pairs import OrderHistory, score
 from analysis.rules import EFFECTS
 from lab.accuracy import fast, judging
 from lab.accuracy.model import Played, Run
-from lab.accuracy.noise import HABITS, NO_CELL, Nuisance, read, stream
+from lab.accuracy.noise import DAY_MS, HABITS, NO_CELL, Nuisance, read, stream
 from lab.accuracy.reading import ROWS, from_document, load_all
 from lab.accuracy.stream import BadOptionError, campaign, play
 
@@ -86,7 +86,7 @@ ROWS_OF_TESTS = {
     "treated": row_of(noise={"sd": 0.11, "slowdown": 0.5}),
     "lost": row_of(noise={"sd": 0.6, "losing": 0.3, "failing": 0.2}),
     "calls": row_of(noise={"sd": 0.6, "concurrent": 0.5, "slot_ms": 9.0}),
-    "replayed": row_of(noise={"sd": 0.6, "slowdown": 0.3}, options={"attack": "replay"}),
+    "replayed": row_of(noise={"sd": 0.4}, options={"attack": "replay"}),
     "one-liar": row_of(noise={"sd": 0.2}, options={"probe": [{"count": 1, "noise": {"slowdown": 0.5}}]}),
 }
 
@@ -111,7 +111,11 @@ def test_fast_judging_asks_the_product_before_a_case_can_open():
 def test_a_stream_is_a_function_of_row_and_repeat():
     row = row_of(noise={"sd": 0.6}, options={"placebo": 5, "attack": "fail_one"})
     assert play(row, 3) == play(row, 3)
-    assert play(row, 3) != play(row, 4)
+    assert play(row, 3).played != play(row, 4).played
+    first, second = (
+        [one.pair.log_ratio() for one in play(row, 3).played if one.pair.probe == p] for p in ("p1-1", "p1-2")
+    )
+    assert first != second
     other = dataclasses.replace(row, name="another")
     assert play(row, 3).played != play(other, 3).played
 
@@ -207,6 +211,14 @@ def test_groups_are_told_apart():
     assert {p.probe for p in pairs if p.edge is False} == {"p1-3"}
     assert sum(p.probe == "p1-3" for p in pairs) == 3
     assert len({p.probe for p in pairs}) == 5
+
+
+def test_a_group_may_begin_earlier_with_all_of_its_pairs():
+    row = row_of(options={"probe": [{"count": 1, "days_early": 2}], "placebo": 10}, measure={"probes": 2})
+    pairs = [one.pair for one in play(row, 0).played]
+    starts = {probe: [p.started_ms for p in pairs if p.probe == probe] for probe in ("p1-1", "p1-2")}
+    assert [start + 2 * DAY_MS for start in starts["p1-1"]] == starts["p1-2"]
+    assert all(p.ended_ms - p.started_ms <= 10_000 for p in pairs)
 
 
 @pytest.mark.parametrize(
