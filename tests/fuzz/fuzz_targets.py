@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: EUPL-1.2
 """All targets: importing this module enters them into the list."""
 
+import fuzz_archive
 import fuzz_carriers
 import fuzz_collector
 import fuzz_files
@@ -13,6 +14,7 @@ from fuzz_registry import TARGETS, Target
 __all__ = [
     "TARGETS",
     "Target",
+    "fuzz_archive",
     "fuzz_carriers",
     "fuzz_collector",
     "fuzz_files",
