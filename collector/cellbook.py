@@ -7,20 +7,22 @@ Spec: spec/api.md, section "Judging".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import tzinfo
-from typing import Any
+from datetime import date, tzinfo
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from analysis.cells import Assessment, assess
+from analysis.episodes import Episode
 from analysis.gates import Setting
 from analysis.pairs import CellKey, OrderHistory, Pair, score
 from analysis.probes import ProbeState, ProbeSummary, Standing, placebo_evidence, summarise
-from analysis.rules import EFFECTS, Rules
+from analysis.rules import Rules
+from collector.eras import Eras, read_eras
 from collector.model import OperatorView
 from collector.register import Networks
-from collector.replay import Folded, unfold
+from collector.replay import Folded, Span, unfold
 from collector.store.base import Book, CellRow, PairRow
 from collector.views import Extras
 from probe.wire.records import Effect, PairKind
@@ -38,12 +40,15 @@ class Cell:
     operator: OperatorView
     zone_known: bool
     rules: Rules
-    states: dict[PairKind, dict[str, ProbeState]] = field(default_factory=lambda: {"test": {}, "placebo": {}})
-    extras: Extras = field(default_factory=Extras)
+    spans: dict[int | None, Span] = field(default_factory=lambda: {None: Span()})
+    """Test pairs and counts: of all days, and of the days since a case was closed."""
+    placebos: dict[str, ProbeState] = field(default_factory=dict)
+    eras: dict[Effect, Eras] = field(default_factory=dict)
     since: dict[Stream, int] = field(default_factory=dict)
     """Streams with changed pairs, and the start (Unix ms) of the earliest of these."""
     _histories: dict[Stream, OrderHistory] = field(default_factory=dict)
-    _summaries: dict[str, ProbeSummary] = field(default_factory=dict)
+    _summaries: dict[int | None, dict[str, ProbeSummary]] = field(default_factory=dict)
+    """By span."""
     _placebo: dict[str, float] = field(default_factory=dict)
     """log E of each probe with placebo pairs that neutral names are not treated alike."""
 
@@ -52,9 +57,40 @@ class Cell:
         """Read a cell from the store."""
         cell = cls(row=row, operator=operator, zone_known=zone_known, rules=rules)
         for kind, probe, stored in book.states(row.id):
-            cell.states[kind][probe] = ProbeState.from_dict(stored)
-        cell.extras = Extras.from_dict(book.extras(row.id))
+            cell._states(kind)[probe] = ProbeState.from_dict(stored)
+        cell.whole.extras = Extras.from_dict(book.extras(row.id))
+        cell.open_eras(book)
         return cell
+
+    def open_eras(self, book: Book) -> None:
+        """See which episode each effect is in; called again when a case was closed."""
+        self.eras = {effect: read_eras(book, self.row.id, effect, self.zone) for effect in self.rules.effects}
+        days = {era.episode.since for eras in self.eras.values() for era in eras.eras}
+        for gone in self.spans.keys() - days - {None}:
+            del self.spans[gone]
+        for since in sorted(day for day in days if day is not None and day not in self.spans):
+            span = Span(since)
+            for row in book.pairs_in(self.row.id, _begins_ms(since)):
+                if row.scored is not None:
+                    span.add(row, self.rules)
+            self.spans[since] = span
+        self._summaries.clear()
+
+    @property
+    def whole(self) -> Span:
+        """Pairs of all days."""
+        return self.spans[None]
+
+    def _states(self, kind: PairKind) -> dict[str, ProbeState]:
+        return self.whole.states if kind == "test" else self.placebos
+
+    def episode(self, effect: Effect) -> Episode:
+        """The episode in which an effect is."""
+        return self.eras[effect].current
+
+    def span(self, effect: Effect) -> Span:
+        """The pairs that count for an effect now."""
+        return self.spans[self.episode(effect).since]
 
     @property
     def key(self) -> CellKey:
@@ -119,49 +155,57 @@ class Cell:
     def _count(self, row: PairRow) -> None:
         if row.scored is None:
             raise ValueError("a pair that was never scored cannot be counted")
-        self.states[row.pair.kind].setdefault(row.pair.probe, ProbeState()).add(row.pair, row.scored, self.rules)
-        self.extras.add(row)
+        for span in self.spans.values():
+            span.add(row, self.rules)
+        if row.pair.kind == "placebo":
+            self.placebos.setdefault(row.pair.probe, ProbeState()).add(row.pair, row.scored, self.rules)
         self._changed(row)
 
     def _uncount(self, row: PairRow) -> None:
         if row.scored is None:
             return
-        states = self.states[row.pair.kind]
-        states[row.pair.probe].remove(row.pair, row.scored, self.rules)
-        if not states[row.pair.probe].counts.pairs:
-            del states[row.pair.probe]
-        self.extras.add(row, -1)
+        for span in self.spans.values():
+            span.remove(row, self.rules)
+        if row.pair.kind == "placebo":
+            state = self.placebos[row.pair.probe]
+            state.remove(row.pair, row.scored, self.rules)
+            if not state.counts.pairs:
+                del self.placebos[row.pair.probe]
         self._changed(row)
 
     def _changed(self, row: PairRow) -> None:
-        cache: dict[str, Any] = self._summaries if row.pair.kind == "test" else self._placebo
-        cache.pop(row.pair.probe, None)
+        self._placebo.pop(row.pair.probe, None)
+        for known in self._summaries.values():
+            known.pop(row.pair.probe, None)
 
     def save(self, book: Book) -> None:
         """Write what changed."""
         for kind, probe in self.since:
-            state = self.states[kind].get(probe)
+            state = self._states(kind).get(probe)
             book.put_state(self.row.id, kind, probe, None if state is None else state.to_dict())
         if self.since:
-            book.put_extras(self.row.id, self.extras.to_dict())
+            book.put_extras(self.row.id, self.whole.extras.to_dict())
         self.since.clear()
 
     # Verdicts
 
-    def summaries(self, networks: Networks) -> list[ProbeSummary]:
-        """Each probe with test pairs, read; those that did not change since are not read again."""
-        for probe, state in self.states["test"].items():
-            if probe not in self._summaries:
-                self._summaries[probe] = summarise(probe, state, standing=self._standing, rules=self.rules)
-        return [named(self._summaries[probe], networks) for probe in self.states["test"]]
+    def summaries(self, networks: Networks, effect: Effect) -> list[ProbeSummary]:
+        """Each probe with test pairs that count for the effect, read; what did not change is not read again."""
+        span = self.span(effect)
+        return self._read(span, self._summaries.setdefault(span.since, {}), networks)
+
+    def _read(self, span: Span, known: dict[str, ProbeSummary], networks: Networks) -> list[ProbeSummary]:
+        for probe, state in span.states.items():
+            if probe not in known:
+                known[probe] = summarise(probe, state, standing=self._standing, rules=self.rules)
+        return [named(known[probe], networks) for probe in span.states]
 
     def placebo(self) -> list[float]:
         """log E of each probe with placebo pairs; those that did not change since are not computed again."""
-        states = self.states["placebo"]
-        for probe, state in states.items():
+        for probe, state in self.placebos.items():
             if probe not in self._placebo:
                 (self._placebo[probe],) = placebo_evidence([state], self.rules)
-        return [self._placebo[probe] for probe in states]
+        return [self._placebo[probe] for probe in self.placebos]
 
     @property
     def _standing(self) -> Standing:
@@ -172,29 +216,52 @@ class Cell:
         return Setting(placebo=placebo, zone_known=self.zone_known)
 
     def assess(self, networks: Networks, setting: Setting) -> Assessments:
-        """Every effect, short of the selection of cases."""
-        probes = self.summaries(networks)
-        return {effect: assess(self.key, effect, probes, setting, rules=self.rules) for effect in EFFECTS}
+        """Every effect in its present episode, short of the selection of cases."""
+        return {
+            effect: assess(self.key, effect, self.summaries(networks, effect), setting, rules=self.rules)
+            for effect in self.rules.effects
+        }
 
-    def before(self, rows: Sequence[PairRow]) -> tuple[Folded, dict[str, ProbeSummary]]:
-        """The cell before these pairs, its newest, and the summaries of the probes that have none of them."""
-        folded = unfold(self.states["test"], self.extras, rows, self.rules)
-        known = {probe: found for probe, found in self._summaries.items() if probe not in folded.changed}
+    def before(self, rows: Sequence[PairRow]) -> tuple[Folded, dict[int | None, dict[str, ProbeSummary]]]:
+        """The cell before these pairs, its newest, and by span the summaries of probes that have none of them."""
+        folded = unfold(self.spans.values(), rows, self.rules)
+        known = {
+            since: {probe: found for probe, found in of.items() if probe not in folded.changed}
+            for since, of in self._summaries.items()
+        }
         return folded, known
 
     def assess_past(
         self,
-        states: Mapping[str, ProbeState],
-        known: dict[str, ProbeSummary],
+        bucket_ms: int,
+        folded: Folded,
+        known: dict[int | None, dict[str, ProbeSummary]],
         networks: Networks,
         setting: Setting,
-    ) -> Assessments:
-        """Every effect as of an earlier moment; `known` keeps the summaries of probes that did not change."""
-        for probe, state in states.items():
-            if probe not in known:
-                known[probe] = summarise(probe, state, standing=self._standing, rules=self.rules)
-        probes = [named(known[probe], networks) for probe in states]
-        return {effect: assess(self.key, effect, probes, setting, rules=self.rules) for effect in EFFECTS}
+    ) -> tuple[Assessments, dict[Effect, Extras]]:
+        """Every effect at the end of an earlier hour, in the episode it was in then, and the counts of that.
+
+        `known` keeps the summaries of probes that did not change.
+        """
+        for of in known.values():
+            for probe in folded.changed:
+                of.pop(probe, None)
+        found: Assessments = {}
+        extras: dict[Effect, Extras] = {}
+        for effect in self.rules.effects:
+            span = folded.spans[self.eras[effect].at(bucket_ms).since]
+            probes = self._read(span, known.setdefault(span.since, {}), networks)
+            found[effect] = assess(self.key, effect, probes, setting, rules=self.rules)
+            extras[effect] = span.extras
+        return found, extras
+
+
+DAY_MS: Final = 86_400_000
+
+
+def _begins_ms(day: int) -> int:
+    """A moment before a local day (proleptic ordinal) begins, wherever on earth; Unix ms."""
+    return (day - date(1970, 1, 1).toordinal() - 1) * DAY_MS
 
 
 def named(summary: ProbeSummary, networks: Networks) -> ProbeSummary:

@@ -16,7 +16,7 @@ from analysis.plan import DEFAULT_PLAN, HypothesisPlan
 from analysis.rules import RULES, Rules
 from collector.config import Config
 from collector.mind import Mind
-from collector.publishing import Publisher
+from collector.publishing import Published, Publisher
 from collector.store.base import Book
 from collector.store.rows import encode
 from collector.taking import Taken, take
@@ -37,6 +37,8 @@ class Step:
     """Cells whose verdicts were written."""
     left: bool
     """More sessions wait."""
+    alerts: tuple[str, ...] = ()
+    """What people were alerted to: `alerted` (a case), `ended`."""
 
 
 class Judge:
@@ -71,16 +73,32 @@ class Judge:
         book.settle(sessions)
         left = bool(book.pending(1))
         since = _rescore(book, mind, taken)
-        cells = 0
+        published = Published()
         if book.noted("rejudging") != "yes":
-            cells = self._publisher.publish(book, mind, since, now_ms)
+            self._by_rule(book, now_ms)
+            published = self._publisher.publish(book, mind, since, now_ms)
         elif not left:
-            cells = self._publisher.publish(book, mind, dict.fromkeys(mind.numbers, 0), now_ms)
+            self._by_rule(book, now_ms)
+            published = self._publisher.publish(book, mind, dict.fromkeys(mind.numbers, 0), now_ms)
             book.note("rejudging", "no")
         mind.trim(MOST_CELLS)
         return Step(
-            sessions=len(sessions), tests=taken.fresh["test"], placebos=taken.fresh["placebo"], cells=cells, left=left
+            sessions=len(sessions),
+            tests=taken.fresh["test"],
+            placebos=taken.fresh["placebo"],
+            cells=published.cells,
+            left=left,
+            alerts=published.alerts,
         )
+
+    def _by_rule(self, book: Book, now_ms: int) -> None:
+        """Before another edition of the rule writes its verdicts, keep what the one before said last."""
+        before, name = book.noted("rule"), self._rules.name
+        if before == name:
+            return
+        if before is not None:
+            book.keep_verdicts(before, now_ms)
+        book.note("rule", name)
 
     def _begin(self, book: Book) -> Mind:
         mind = Mind(book, self._config, self._plan, self._rules)

@@ -14,6 +14,7 @@ from typing import Final, Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from collector import series
+from collector.eras import CLOSINGS
 from collector.model import CaseView, CellView
 
 METRIC_RECEIVED: Final = "evenlane_collector_received_total"
@@ -41,6 +42,11 @@ class Metrics:
         )
         self.judge_seconds = Histogram(series.METRIC_JUDGE_SECONDS, "One step of the judge.", registry=self.registry)
         self.pairs = Counter(series.METRIC_PAIRS, "Pairs scored, by kind.", ["kind"], registry=self.registry)
+        self.alerts = Counter(
+            series.METRIC_ALERTS, "Alerts: one for each case, and one for its ending.", ["what"], registry=self.registry
+        )
+        for what in ("alerted", *sorted(CLOSINGS)):
+            self.alerts.labels(what=what)  # a counter that does not exist yet cannot be seen to rise
         self.set_aside = Counter(
             METRIC_SET_ASIDE, "Sessions that the judge could not judge and set aside.", registry=self.registry
         )

@@ -105,7 +105,7 @@ class Mind:
         cells = [self.cell(book, number) for number in self.line(row)]
         if mixed([log_e for cell in cells for log_e in cell.placebo()], self._rules) < math.log(self._rules.indication):
             return ()
-        return tuple(state for cell in cells for state in cell.states["placebo"].values())
+        return tuple(state for cell in cells for state in cell.placebos.values())
 
     def app_place(self, app: str) -> int:
         """Place of an app outside the plan, in the order of first appearance; 1 for those in it."""

@@ -71,6 +71,26 @@ class CellView:
     updated_ms: int
     log10_e_without_one: float | None = None
     """The strength without the strongest network, which cases are opened on; None where it is withheld or unknown."""
+    app_delay_ms: Interval | None = None
+    """Round-trip time behind a full queue: median and quartiles over concurrent pairs."""
+    neutral_delay_ms: Interval | None = None
+    app_loss: Interval | None = None
+    """Share of small packets that were never answered: median and quartiles over concurrent pairs."""
+    neutral_loss: Interval | None = None
+    delay_ms: Interval | None = None
+    """By how many ms the app waits longer; negative: less long."""
+    loss: Interval | None = None
+    """By how much more of its packets the app loses: 0.02 = 2 percentage points."""
+    share: Interval | None = None
+    """Blocking and tampering: in what share of the pairs it was the app alone."""
+    detectable_delay_ms: float | None = None
+    """The smallest differences in delay and loss that concurrent pairs could see."""
+    detectable_loss: float | None = None
+    altered_app: int = 0
+    """Pairs in which what the app arm alone sent was changed under way; `altered_neutral` the reverse (tampering)."""
+    altered_neutral: int = 0
+    since_day: str | None = None
+    """Where an earlier case was closed: the first day whose pairs count since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +105,8 @@ class EvidencePoint:
     slowdown: Interval | None
     log10_e_without_one: float | None = None
     """The strength without the strongest network; None in hours that an older version wrote."""
+    delay_ms: Interval | None = None
+    loss: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +124,9 @@ class CaseEvent:
     """One line of a case's append-only history."""
 
     at_ms: int
-    what: Literal["opened", "changed", "no_longer_supported", "supported_again", "ended", "withdrawn", "corrected"]
+    what: Literal[
+        "opened", "alerted", "changed", "no_longer_supported", "supported_again", "ended", "withdrawn", "corrected"
+    ]
     state: State
     log10_e: float
     rule: str
@@ -131,16 +155,33 @@ class CaseView:
     hypotheses: int
     threshold_log10_e: float
     history: tuple[CaseEvent, ...]
+    episode: int = 1
+    """Which case of its cell and effect it is: a closed one stays as it was, what comes later is another."""
+    retrospective: bool = False
+    """It was opened by data that are older than the rule which judged them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleVerdict:
+    """What an earlier edition of the rule had said of a cell and effect, when the next one took over."""
+
+    rule: str
+    until_ms: int
+    cell: CellView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseDetail:
-    """A case with its pictures' data."""
+    """A case with its pictures' data: the pairs of its own days."""
 
     case: CaseView
     pairs: tuple[PairRecord, ...]
     evidence_by_pair: tuple[PairEvidence, ...]
     evidence_by_hour: tuple[EvidencePoint, ...]
+    verdicts_by_rule: tuple[RuleVerdict, ...] = ()
+    """The oldest first."""
+    rule: str = ""
+    """The rule that is in force; empty before anything was judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +195,10 @@ class CellDetail:
     pairs: tuple[PairRecord, ...]
     evidence_by_pair: tuple[PairEvidence, ...]
     evidence_by_hour: tuple[EvidencePoint, ...]
+    verdicts_by_rule: tuple[RuleVerdict, ...] = ()
+    """The oldest first."""
+    rule: str = ""
+    """The rule that is in force; empty before anything was judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

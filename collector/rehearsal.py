@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from analysis.match import coin
+from probe.wire.echo import BASELINE_S, UNANSWERED
 from probe.wire.envelope import Envelope, seal
 from probe.wire.records import (
     Arm,
@@ -33,6 +34,8 @@ from probe.wire.signing import SeedSigner
 
 PAIR_MS: Final = 2500
 """From one pair's start to the next one's."""
+SLOT_S: Final = 2.0
+"""Length of the slots of a concurrent pair."""
 
 
 def signer(rng: random.Random) -> SeedSigner:
@@ -42,7 +45,11 @@ def signer(rng: random.Random) -> SeedSigner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truth:
-    """What the operator does. `slowdown` 0.4: the app gets 60 % of the rate; `blocks`: its segments are reset."""
+    """What the operator does. `slowdown` 0.4: the app gets 60 % of the rate; `blocks`: its segments are reset.
+
+    `concurrent` pairs wait behind a full queue (where there is one: `queue_ms`), the app `delay_ms` longer, and it
+    loses `loss` more of its packets. `alters`: what the app arm sends arrives changed.
+    """
 
     slowdown: float = 0.0
     placebo_slowdown: float = 0.0
@@ -51,6 +58,11 @@ class Truth:
     noise: float = 0.05
     """Standard deviation of the log rate of a segment."""
     rate_mbps: float = 10.0
+    concurrent: bool = False
+    queue_ms: float = 60.0
+    delay_ms: float = 0.0
+    loss: float = 0.0
+    alters: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +116,9 @@ class Rehearsal:
                 number,
                 kind=kind,
                 at_ms=started_ms + (number - 1) * PAIR_MS,
-                truth=truth if kind == "test" else replace(truth, slowdown=truth.placebo_slowdown, blocks=False),
+                truth=truth
+                if kind == "test"
+                else replace(truth, slowdown=truth.placebo_slowdown, blocks=False, delay_ms=0, loss=0, alters=False),
                 about={"app": app, "direction": direction},
                 finished=number <= pairs,
             )
@@ -126,6 +140,7 @@ class Rehearsal:
                     commit=pair.commit,
                     reflector_nonce=pair.reflector_nonce,
                     origin=origin,
+                    design=pair.design,
                     **witnessed,
                 ),
                 self.reflector,
@@ -169,13 +184,14 @@ class Rehearsal:
     ) -> tuple[ReceiptPair, MeasuredPair]:
         mine, theirs = self.rng.randbytes(32), self.rng.randbytes(32)
         neutral_first = coin(mine, theirs, bytes.fromhex(session), number)
-        segments = tuple(self._segments(at_ms, truth, neutral_first)) if finished else ()
+        made = self._slots if truth.concurrent else self._segments
+        segments = tuple(made(at_ms, truth, neutral_first)) if finished else ()
         receipt = ReceiptPair(
             pair=number,
             kind=kind,
             profile=f"{about['app']}@1:{'0' * 16}",
             pace_mbps=12.0,
-            segment_s=self.segment_s,
+            segment_s=SLOT_S if truth.concurrent else self.segment_s,
             started_ms=at_ms,
             commit=hashlib.sha256(mine).hexdigest(),
             reflector_nonce=theirs.hex(),
@@ -184,6 +200,8 @@ class Rehearsal:
             probe_nonce=mine.hex() if finished else None,
             neutral_first=neutral_first if finished else None,
             segments=segments,
+            design="concurrent" if truth.concurrent else "sequential",
+            load_bytes=1_000_000 if truth.concurrent else 0,
             **about,
         )
         names = {"app": "r1.googlevideo.com", "neutral": "r1.harbourlight.example"}
@@ -212,6 +230,26 @@ class Rehearsal:
                 bytes=round(rate * 1e5 / 8) * bins,
                 bins_ms=tuple(100 * (i + 1) for i in range(bins)),
                 bins_bytes=(round(rate * 1e5 / 8),) * bins,
+                altered=truth.alters and arm == "app",
+            )
+
+    def _slots(self, at_ms: int, truth: Truth, neutral_first: bool) -> Iterator[Segment]:
+        """Both arms at once: an echo every 10 ms, half of a second without load, then behind the queue."""
+        arms: tuple[Arm, ...] = ("neutral", "app") if neutral_first else ("app", "neutral")
+        for arm in arms:
+            treated = arm == "app"
+            count, quiet = round(SLOT_S * 100), round(BASELINE_S * 100)
+            wait = 20 + (truth.queue_ms + truth.delay_ms * treated) * self.rng.lognormvariate(0, truth.noise)
+            lost = [self.rng.random() < truth.loss * treated for _ in range(count - quiet)]
+            loaded = [UNANSWERED if gone else round(wait * 1000) for gone in lost]
+            yield Segment(
+                arm=arm,
+                end="complete",
+                started_ms=at_ms,
+                duration_ms=round(SLOT_S * 1000),
+                bytes=160 * (count - sum(lost)),
+                echo_us=(*(20_000,) * quiet, *loaded),
+                altered=truth.alters and treated,
             )
 
 

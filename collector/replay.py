@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,34 +33,65 @@ def hour_of(time_ms: int) -> int:
 
 
 @dataclass(slots=True)
-class Folded:
-    """A cell's pairs up to some moment: the states of its test pairs, and its counts for pictures."""
+class Span:
+    """A cell's pairs from some day on: the states of its test pairs, and its counts for pictures."""
 
+    since: int | None = None
+    """First day (proleptic ordinal, operator's local time) whose pairs count; None = all."""
     states: dict[str, ProbeState] = field(default_factory=dict)
     extras: Extras = field(default_factory=Extras)
+
+    def holds(self, row: PairRow) -> bool:
+        """Whether a scored pair belongs to it."""
+        if row.scored is None:
+            raise ValueError("a pair that was never scored cannot be counted")
+        return self.since is None or row.scored.day >= self.since
+
+    def add(self, row: PairRow, rules: Rules = RULES) -> None:
+        """Count a pair."""
+        if row.scored is not None and self.holds(row):
+            self.extras.add(row)
+            if row.pair.kind == "test":
+                self.states.setdefault(row.pair.probe, ProbeState()).add(row.pair, row.scored, rules)
+
+    def remove(self, row: PairRow, rules: Rules = RULES) -> None:
+        """Take a pair back as it was counted."""
+        if row.scored is not None and self.holds(row):
+            self.extras.add(row, -1)
+            if row.pair.kind == "test":
+                state = self.states[row.pair.probe]
+                state.remove(row.pair, row.scored, rules)
+                if not state.counts.pairs:
+                    del self.states[row.pair.probe]
+
+
+@dataclass(slots=True)
+class Folded:
+    """A cell's pairs up to some moment, over each span of days that an episode may have."""
+
+    spans: dict[int | None, Span] = field(default_factory=lambda: {None: Span()})
+    """By first day."""
     changed: set[str] = field(default_factory=set)
     """Probes with test pairs in the newest hour that has any."""
 
 
-def unfold(states: Mapping[str, ProbeState], extras: Extras, rows: Sequence[PairRow], rules: Rules = RULES) -> Folded:
+def unfold(spans: Iterable[Span], rows: Sequence[PairRow], rules: Rules = RULES) -> Folded:
     """The cell as it stood before its newest pairs: copies, from which `rows` are taken back as they were counted.
 
     Everything counted is an integer, so this is exact, and it costs what the newest pairs cost, however many came
     before them.
     """
-    before = Folded(dict(states), Extras.from_dict(extras.to_dict()))
-    for row in rows:
-        before.extras.add(row, -1)
-        probe = row.pair.probe
-        if row.pair.kind != "test" or row.scored is None:
-            continue
-        if probe not in before.changed:
-            before.states[probe] = ProbeState.from_dict(states[probe].to_dict())
-            before.changed.add(probe)
-        before.states[probe].remove(row.pair, row.scored, rules)
-        if not before.states[probe].counts.pairs:
-            # Its oldest pair: nothing of it is left to be taken back.
-            del before.states[probe]
+    before = Folded({})
+    probes = {row.pair.probe for row in rows if row.pair.kind == "test" and row.scored is not None}
+    for span in spans:
+        states = dict(span.states)
+        for probe in probes & states.keys():
+            states[probe] = ProbeState.from_dict(states[probe].to_dict())
+        copy = Span(span.since, states, Extras.from_dict(span.extras.to_dict()))
+        for row in rows:
+            copy.remove(row, rules)
+        before.spans[span.since] = copy
+    before.changed = probes
     return before
 
 
@@ -72,39 +103,39 @@ def by_hour(folded: Folded, rows: Sequence[PairRow], rules: Rules = RULES) -> It
     for bucket, group in itertools.groupby(rows, key=lambda row: hour_of(row.pair.started_ms)):
         folded.changed.clear()
         for row in group:
-            folded.extras.add(row)
+            for span in folded.spans.values():
+                span.add(row, rules)
             if row.pair.kind == "test":
-                _count(folded.states, row, rules)
                 folded.changed.add(row.pair.probe)
         if folded.changed:
             yield bucket, folded
 
 
-def _count(states: dict[str, ProbeState], row: PairRow, rules: Rules) -> None:
-    if row.scored is None:
-        raise ValueError("a pair that was never scored cannot be counted")
-    states.setdefault(row.pair.probe, ProbeState()).add(row.pair, row.scored, rules)
-
-
 def by_pair(
-    rows: Sequence[PairRow], effect: Effect, components: Mapping[str, str], rules: Rules = RULES
+    rows: Sequence[PairRow],
+    effect: Effect,
+    components: Mapping[str, str],
+    rules: Rules = RULES,
+    *,
+    first: int = 1,
 ) -> tuple[PairEvidence, ...]:
     """The cell's evidence after each pair (every so-manieth where they are many); `rows` by start.
 
-    `components` name each probe's network; probes that it does not name are one network together.
+    `components` name each probe's network; probes that it does not name are one network together. `first` is the
+    sequence number of the first row.
     """
-    states: dict[str, ProbeState] = {}
+    span = Span()
     log_es: dict[str, float] = {}
     found: list[PairEvidence] = []
     step = max(1, math.ceil(len(rows) / MOST_POINTS))
     changed: set[str] = set()
-    for sequence, row in enumerate(rows, start=1):
+    for number, row in enumerate(rows, start=1):
+        span.add(row, rules)
         if row.pair.kind == "test":
-            _count(states, row, rules)
             changed.add(row.pair.probe)
-        if sequence % step and sequence != len(rows):
+        if number % step and number != len(rows):
             continue
-        log_es.update({probe: probe_evidence(states[probe].counts, effect, rules) for probe in changed})
+        log_es.update({probe: probe_evidence(span.states[probe].counts, effect, rules) for probe in changed})
         changed.clear()
         probes = sorted(log_es)
         whole, without_one = 0.0, 0.0
@@ -113,7 +144,7 @@ def by_pair(
             whole, without_one = found_now.whole, found_now.without_one
         found.append(
             PairEvidence(
-                sequence=sequence,
+                sequence=first + number - 1,
                 log10_e=whole / math.log(10),
                 log10_e_without_one=without_one / math.log(10),
             )

@@ -95,6 +95,8 @@ METRIC_CELLS: Final = "evenlane_collector_cells"
 """Gauge: public cells by `state`."""
 METRIC_CASES: Final = "evenlane_collector_cases"
 """Gauge: cases by `status`."""
+METRIC_ALERTS: Final = "evenlane_collector_alerts_total"
+"""Counter: alerts by `what` (alerted: a case; ended, withdrawn, corrected: how it was closed). One each a case."""
 METRIC_OUTBOX_WAITING: Final = "evenlane_collector_outbox_waiting"
 """Gauge: points not yet in the time-series database."""
 METRIC_OUTBOX_POINTS: Final = "evenlane_collector_outbox_points_total"
@@ -111,6 +113,7 @@ METRICS: Final = (
     METRIC_JUDGE_SECONDS,
     METRIC_CELLS,
     METRIC_CASES,
+    METRIC_ALERTS,
     METRIC_OUTBOX_WAITING,
     METRIC_OUTBOX_POINTS,
     METRIC_OUTBOX_FAILURES,

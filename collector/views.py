@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, Final
 
 from analysis.cells import Assessment
+from analysis.effect import Interval as AnalysisInterval
+from analysis.effect import Share
 from analysis.logs import e_value
+from analysis.pairs import Pair
 from analysis.rules import State
 from collector.model import CaseEvent, CaseView, CellKey, CellView, EvidencePoint, Interval
 from collector.store.base import CaseRow, PairRow
@@ -31,9 +34,15 @@ class Extras:
     """A cell's counts for its pictures, over all probes. Integers: a pair is added and taken back exactly."""
 
     app: Counter[str] = field(default_factory=Counter)
+    """Rates, Mbit/s."""
     neutral: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
-    """placebo, failed_app, failed_neutral."""
+    """placebo, failed_app, failed_neutral, altered_app, altered_neutral."""
+    app_delay: Counter[str] = field(default_factory=Counter)
+    """Delays behind a full queue, ms; losses as shares of a thousand."""
+    neutral_delay: Counter[str] = field(default_factory=Counter)
+    app_loss: Counter[str] = field(default_factory=Counter)
+    neutral_loss: Counter[str] = field(default_factory=Counter)
 
     def add(self, row: PairRow, by: int = 1) -> None:
         """Count a scored pair; `by=-1` takes it back."""
@@ -45,22 +54,44 @@ class Extras:
             return
         if scored.failure:
             _bump(self.counts, "failed_app" if scored.failure > 0 else "failed_neutral", by)
-        if scored.lost or pair.first_mbps is None or pair.second_mbps is None:
+        if scored.altered:
+            _bump(self.counts, "altered_app" if scored.altered > 0 else "altered_neutral", by)
+        if scored.lost:
             return
-        app, neutral = pair.first_mbps, pair.second_mbps
-        if pair.neutral_first:
-            app, neutral = neutral, app
-        _bump(self.app, _step(app), by)
-        _bump(self.neutral, _step(neutral), by)
+        self._compare(pair, (self.app, self.neutral), (pair.first_mbps, pair.second_mbps), by)
+        if pair.queued:
+            delays = (pair.first_delay_ms, pair.second_delay_ms)
+            losses = (pair.first_loss, pair.second_loss)
+            self._compare(pair, (self.app_delay, self.neutral_delay), delays, by)
+            self._compare(pair, (self.app_loss, self.neutral_loss), losses, by, _share_step)
+
+    @staticmethod
+    def _compare(
+        pair: Pair,
+        into: tuple[Counter[str], Counter[str]],
+        both: tuple[float | None, float | None],
+        by: int,
+        step: Callable[[float], str] | None = None,
+    ) -> None:
+        """Count both arms of a pair where both have a figure; `both` in the order in which they ran."""
+        first, second = both
+        if first is None or second is None:
+            return
+        app, neutral = (second, first) if pair.neutral_first else (first, second)
+        for counter, value in zip(into, (app, neutral), strict=True):
+            _bump(counter, (step or _step)(value), by)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for storage."""
-        return {"app": dict(self.app), "neutral": dict(self.neutral), "counts": dict(self.counts)}
+        return {name: dict(getattr(self, name)) for name in _EXTRAS}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Extras:
         """Inverse of `to_dict`; nothing at all is an empty cell."""
-        return cls(*(Counter(stored.get(name, {})) for name in ("app", "neutral", "counts")))
+        return cls(**{name: Counter(stored.get(name, {})) for name in _EXTRAS})
+
+
+_EXTRAS: Final = ("app", "neutral", "counts", "app_delay", "neutral_delay", "app_loss", "neutral_loss")
 
 
 def _bump(counter: Counter[str], name: str, by: int) -> None:
@@ -77,20 +108,28 @@ def _mbps(step: str) -> float:
     return 0.0 if step == _STILL else float(f"{math.exp(int(step) / _RESOLUTION):.4g}")
 
 
-def quartiles(counts: Counter[str]) -> Interval | None:
-    """Median and quartiles of rates, Mbit/s; None without any."""
+def _share_step(share: float) -> str:
+    return str(round(share * 1000))
+
+
+def _share(step: str) -> float:
+    return int(step) / 1000
+
+
+def quartiles(counts: Counter[str], read: Callable[[str], float] = _mbps) -> Interval | None:
+    """Median and quartiles of rates (Mbit/s) or delays (ms); None without any."""
     total = counts.total()
     if not total:
         return None
-    ranked = sorted(counts, key=_mbps)
+    ranked = sorted(counts, key=read)
 
     def at(share: float) -> float:
         seen = 0
         for step in ranked:
             seen += counts[step]
             if seen >= share * total:
-                return _mbps(step)
-        return _mbps(ranked[-1])
+                return read(step)
+        return read(ranked[-1])
 
     return Interval(estimate=at(0.5), low=at(0.25), high=at(0.75))
 
@@ -102,6 +141,14 @@ def slowdown(found: Assessment) -> Interval | None:
         return None
     # + 0.0: nobody is slower by minus nothing.
     return Interval(estimate=round(estimate, 4) + 0.0, low=round(low, 4) + 0.0, high=round(high, 4) + 0.0)
+
+
+def measured(found: AnalysisInterval | Share, digits: int) -> Interval | None:
+    """A difference in delay (ms) or loss (share), or a share of pairs, with its interval; None while it has none."""
+    if found.estimate is None or math.isinf(found.low) or math.isinf(found.high):
+        return None
+    estimate, low, high = (round(end, digits) + 0.0 for end in (found.estimate, found.low, found.high))
+    return Interval(estimate=estimate, low=low, high=high)
 
 
 def log10(log_e: float) -> float:
@@ -123,13 +170,15 @@ def cell_view(
     *,
     country: str | None,
     listed: bool,
-    ended: bool,
+    ended: bool = False,
     case: str | None,
     now_ms: int,
+    since: int | None = None,
 ) -> CellView:
-    """One cell and effect as the public sees it."""
+    """One cell and effect as the public sees it; `since` is the first day that counts, where not all do."""
+    since_day = None if since is None else date.fromordinal(since).isoformat()
     if found.probes < LEAST_PROBES:
-        return _withheld(found, extras, country=country, case=case, now_ms=now_ms)
+        return _withheld(found, extras, country=country, case=case, now_ms=now_ms, since_day=since_day)
     state: State = "corroborated" if listed else found.base
     return CellView(
         key=cell_key(found),
@@ -155,6 +204,18 @@ def cell_view(
         case=case,
         updated_ms=now_ms,
         log10_e_without_one=log10(found.strength.without_one),
+        app_delay_ms=quartiles(extras.app_delay),
+        neutral_delay_ms=quartiles(extras.neutral_delay),
+        app_loss=quartiles(extras.app_loss, _share),
+        neutral_loss=quartiles(extras.neutral_loss, _share),
+        delay_ms=measured(found.delay, 1),
+        loss=measured(found.loss, 4),
+        share=None if found.share is None else measured(found.share, 4),
+        detectable_delay_ms=found.detectable.delay_ms,
+        detectable_loss=found.detectable.loss,
+        altered_app=extras.counts["altered_app"],
+        altered_neutral=extras.counts["altered_neutral"],
+        since_day=since_day,
     )
 
 
@@ -171,7 +232,9 @@ def cell_key(found: Assessment) -> CellKey:
     )
 
 
-def _withheld(found: Assessment, extras: Extras, *, country: str | None, case: str | None, now_ms: int) -> CellView:
+def _withheld(
+    found: Assessment, extras: Extras, *, country: str | None, case: str | None, now_ms: int, since_day: str | None
+) -> CellView:
     return CellView(
         key=cell_key(found),
         country=country,
@@ -195,6 +258,7 @@ def _withheld(found: Assessment, extras: Extras, *, country: str | None, case: s
         reasons=("fewer_than_3_probes",),
         case=case,
         updated_ms=now_ms,
+        since_day=since_day,
     )
 
 
@@ -207,12 +271,16 @@ def evidence_point(found: Assessment, bucket_ms: int, *, listed: bool) -> Eviden
         state="corroborated" if listed else found.base,
         slowdown=slowdown(found),
         log10_e_without_one=log10(found.strength.without_one),
+        delay_ms=measured(found.delay, 1),
+        loss=measured(found.loss, 4),
     )
 
 
 def shown_case(row: CaseRow, cell: CellView, history: tuple[CaseEvent, ...]) -> CaseView:
-    """A case as the public sees it: without its witnesses."""
+    """A case as the public sees it: without its witnesses. A closed one keeps its cell as it was then."""
     case = row.case
+    if case.status != "open" and row.numbers.closed is not None:
+        cell = replace(row.numbers.closed, case=case.id)
     return CaseView(
         id=case.id,
         cell=cell,
@@ -225,4 +293,6 @@ def shown_case(row: CaseRow, cell: CellView, history: tuple[CaseEvent, ...]) -> 
         hypotheses=row.numbers.hypotheses,
         threshold_log10_e=row.numbers.threshold_log10_e,
         history=history,
+        episode=case.episode,
+        retrospective=case.retrospective,
     )

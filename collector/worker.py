@@ -89,6 +89,8 @@ class Worker:
         self._metrics.judge_seconds.observe(took)
         self._metrics.pairs.labels(kind="test").inc(step.tests)
         self._metrics.pairs.labels(kind="placebo").inc(step.placebos)
+        for what in step.alerts:
+            self._metrics.alerts.labels(what=what).inc()
         if step.sessions:
             self._most = max(1, min(MOST_SESSIONS, 2 * most, round(step.sessions * STEP_S / max(took, 1e-4))))
         return step.left

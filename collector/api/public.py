@@ -119,7 +119,7 @@ async def _case(request: web.Request) -> web.Response:
     detail = await in_thread(request.app[STORE].case, request.match_info["id"])
     if detail is None:
         return problem(404, "not_found", "there is no such case")
-    more = await in_thread(pictures, detail.pairs, detail.evidence_by_pair, detail.evidence_by_hour)
+    more = await in_thread(pictures, detail)
     return _answer(request, {**case_row(detail.case), **more}, lambda: to_csv(more["pairs"], PAIR_COLUMNS))
 
 
@@ -141,7 +141,7 @@ async def _evidence(request: web.Request) -> web.Response:
     detail = await in_thread(request.app[STORE].evidence, key)
     if detail is None:
         return problem(404, "not_found", "there is no such cell")
-    more = await in_thread(pictures, detail.pairs, detail.evidence_by_pair, detail.evidence_by_hour)
+    more = await in_thread(pictures, detail)
     return _answer(request, {"cell": cell_row(detail.cell), **more}, lambda: to_csv(more["pairs"], PAIR_COLUMNS))
 
 

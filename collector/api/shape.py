@@ -12,7 +12,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from collector.model import CaseView, CellView, EvidencePoint, Interval, OperatorView, PairEvidence
+from collector.model import CaseDetail, CaseView, CellDetail, CellView, Interval, OperatorView
 from collector.store.rows import plain
 from probe.wire.codec import fields_of
 from probe.wire.records import PairRecord
@@ -48,11 +48,26 @@ def cell_row(cell: CellView) -> dict[str, Any]:
         "failed_neutral": cell.failed_neutral,
         "probes": cell.probes,
         "prevalence": {"slowed": cell.slowed, "clear": cell.clear, "undecided": cell.undecided},
-        "detectable": {"rate_mbps": cell.detectable_rate_mbps, "burst_kb": cell.detectable_burst_kb},
+        "detectable": {
+            "rate_mbps": cell.detectable_rate_mbps,
+            "burst_kb": cell.detectable_burst_kb,
+            "delay_ms": cell.detectable_delay_ms,
+            "loss": cell.detectable_loss,
+        },
         "reasons": list(cell.reasons),
         "case": cell.case,
         "updated_ms": cell.updated_ms,
         "log10_e_without_one": cell.log10_e_without_one,
+        "delay_ms": _interval(cell.delay_ms),
+        "loss": _interval(cell.loss),
+        "share": None if cell.share is None else _interval(cell.share),
+        "app_delay_ms": _interval(cell.app_delay_ms),
+        "neutral_delay_ms": _interval(cell.neutral_delay_ms),
+        "app_loss": _interval(cell.app_loss),
+        "neutral_loss": _interval(cell.neutral_loss),
+        "altered_app": cell.altered_app,
+        "altered_neutral": cell.altered_neutral,
+        "since_day": cell.since_day,
     }
 
 
@@ -67,14 +82,17 @@ def operator_row(operator: OperatorView) -> dict[str, Any]:
     return row
 
 
-def pictures(
-    pairs: Iterable[PairRecord], by_pair: Iterable[PairEvidence], by_hour: Iterable[EvidencePoint]
-) -> dict[str, Any]:
-    """What a detail adds: everything from which the verdict can be recomputed."""
+def pictures(detail: CaseDetail | CellDetail) -> dict[str, Any]:
+    """What a detail adds: everything from which the verdict can be recomputed, and what earlier rules had said."""
     return {
-        "pairs": [plain(pair) for pair in pairs],
-        "evidence_by_pair": [plain(point) for point in by_pair],
-        "evidence_by_hour": [plain(point) for point in by_hour],
+        "pairs": [plain(pair) for pair in detail.pairs],
+        "evidence_by_pair": [plain(point) for point in detail.evidence_by_pair],
+        "evidence_by_hour": [plain(point) for point in detail.evidence_by_hour],
+        "rule": detail.rule,
+        "verdicts_by_rule": [
+            {"rule": said.rule, "until_ms": said.until_ms, "cell": cell_row(said.cell)}
+            for said in detail.verdicts_by_rule
+        ],
     }
 
 
@@ -106,6 +124,8 @@ def _csv_value(value: Any) -> Any:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        value = ";".join(str(item) for item in value)
     if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"}:
         # A spreadsheet would run it as a formula; names of operators come from other people's tables.
         return f"'{value}"
@@ -118,6 +138,11 @@ _EMPTY_CELL: Final = (
     " neutral_mbps_estimate neutral_mbps_low neutral_mbps_high pairs lost_pairs placebo_pairs failed_app"
     " failed_neutral probes prevalence_slowed prevalence_clear prevalence_undecided detectable_rate_mbps"
     " detectable_burst_kb reasons case updated_ms log10_e_without_one"
+    " delay_ms_estimate delay_ms_low delay_ms_high loss_estimate loss_low loss_high"
+    " share_estimate share_low share_high app_delay_ms_estimate app_delay_ms_low app_delay_ms_high"
+    " neutral_delay_ms_estimate neutral_delay_ms_low neutral_delay_ms_high app_loss_estimate app_loss_low app_loss_high"
+    " neutral_loss_estimate neutral_loss_low neutral_loss_high altered_app altered_neutral"
+    " detectable_delay_ms detectable_loss since_day"
 )
 CELL_COLUMNS: Final = tuple(_EMPTY_CELL.split())
 CASE_COLUMNS: Final = (
@@ -130,5 +155,7 @@ CASE_COLUMNS: Final = (
     "smallest_coalition",
     "hypotheses",
     "threshold_log10_e",
+    "episode",
+    "retrospective",
     *(f"cell_{name}" for name in CELL_COLUMNS),
 )

@@ -125,6 +125,11 @@ def sure(words: Words, case: CaseView, pairs: tuple[PairRecord, ...]) -> list[st
     if cell.detectable_rate_mbps is not None and cell.detectable_burst_kb is not None:
         rate, burst = words.rate(cell.detectable_rate_mbps), words.size(cell.detectable_burst_kb)
         said.append(words("case.sure_detectable", rate=rate, burst=burst))
+    if cell.detectable_delay_ms is not None and cell.detectable_loss is not None:
+        delay, loss = words.delay(cell.detectable_delay_ms), words.points(cell.detectable_loss)
+        said.append(words("case.sure_detectable_queue", delay=delay, loss=loss))
+    if case.retrospective or "retrospective" in cell.reasons:
+        said.append(words("case.sure_retrospective"))
     return said
 
 
@@ -160,6 +165,7 @@ def explanations(words: Words, case: CaseView, pairs: Sequence[PairRecord]) -> l
 
 _SIGNS: Final = {
     "opened": "≠",
+    "alerted": "!",
     "changed": "·",
     "no_longer_supported": "↓",
     "supported_again": "↑",

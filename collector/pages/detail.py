@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
 from analysis.rules import RULES
-from collector.model import CaseDetail, CellDetail, CellView, OperatorView
+from collector.model import CaseDetail, CellDetail, CellView, OperatorView, RuleVerdict
 from collector.pages.account import Explanation, History, Law, explanations, history, law, reason_in, sure
 from collector.pages.apps import app_name
 from collector.pages.curve import Threshold, evidence
@@ -21,7 +21,7 @@ from collector.pages.figure import Figure
 from collector.pages.language import Words
 from collector.pages.overview import Chip, brand, case_chip, cell_address, chip, place_name, shown_state
 from collector.pages.pictures import lanes, slopes
-from collector.pages.sentence import LEAST_PROBES, sentence, short_size, status_note
+from collector.pages.sentence import LEAST_PROBES, Measure, measure, sentence, short_size, status_note
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class CasePage:
     explanations: tuple[Explanation, ...]
     law: Law
     history: History
+    before: tuple[str, ...]
+    """What earlier editions of the rule had said, one sentence each."""
     places: tuple[tuple[str, str], ...]
     """Name and address of the operator's and the app's pages."""
     as_of: str
@@ -60,6 +62,9 @@ class CellPage:
     pairs: Figure | None
     evidence: Figure | None
     figures: tuple[tuple[str, str], ...]
+    since: str | None
+    """Where an earlier case was closed: that its pairs count no more."""
+    before: tuple[str, ...]
     places: tuple[tuple[str, str], ...]
     data: str
     """Address of the cell's data."""
@@ -87,7 +92,7 @@ def case_page(words: Words, detail: CaseDetail, register: Sequence[OperatorView]
         note=status_note(words, case),
         lanes=lanes(words, cell),
         sure=tuple(sure(words, case, detail.pairs)),
-        pairs=slopes(words, detail.pairs, cell.key.app, cell.key.effect),
+        pairs=slopes(words, detail.pairs, cell.key.app, cell.key.effect, drawn_in(cell)),
         evidence=evidence(
             words,
             detail.pairs,
@@ -102,6 +107,7 @@ def case_page(words: Words, detail: CaseDetail, register: Sequence[OperatorView]
         explanations=tuple(explanations(words, case, detail.pairs)),
         law=law(words, cell.key.effect),
         history=history(words, case),
+        before=tuple(said_before(words, said) for said in detail.verdicts_by_rule),
         places=places(words, cell, register),
         as_of=words("site.as_of", moment=words.moment(cell.updated_ms)),
     )
@@ -133,11 +139,15 @@ def cell_page(
         case=cell.case,
         reasons=(words("size.few_probes"),) if hidden else tuple(reason_in(words, reason) for reason in cell.reasons),
         lanes=lanes(words, cell),
-        pairs=None if hidden or not detail.pairs else slopes(words, detail.pairs, cell.key.app, cell.key.effect),
+        pairs=None
+        if hidden or not detail.pairs
+        else slopes(words, detail.pairs, cell.key.app, cell.key.effect, drawn_in(cell)),
         evidence=None
         if hidden
         else evidence(words, detail.pairs, cell.key.effect, detail.evidence_by_hour, _replicated(words)),
         figures=() if hidden else tuple(_figures(words, cell)),
+        since=None if cell.since_day is None else words("cell.since", day=words.day(cell.since_day)),
+        before=tuple(said_before(words, said) for said in detail.verdicts_by_rule),
         places=places(words, cell, register),
         data="/v1/evidence?"
         + urlencode({name: getattr(cell.key, name) for name in ("operator", "app", "direction", "access", "effect")}),
@@ -145,6 +155,21 @@ def cell_page(
             (words(f"effect_question.{c.key.effect}"), chip(words, shown_state(c)), cell_address(c.key)) for c in others
         ),
         as_of=words("site.as_of", moment=words.moment(cell.updated_ms)),
+    )
+
+
+def drawn_in(cell: CellView) -> Measure:
+    """In which measure the pairs are drawn."""
+    return measure(cell) if cell.key.effect in {"slowing", "prioritising"} else "rate"
+
+
+def said_before(words: Words, said: RuleVerdict) -> str:
+    """Judged by an earlier rule until a day: the state, and the size if one was claimed."""
+    state = shown_state(said.cell)
+    found = None if state in {"insufficient", "not_testable"} else short_size(words, said.cell)
+    figures = "" if found is None else f", {found[0]} ({found[1]})"
+    return words(
+        "case.said_before", rule=said.rule, date=words.day_of(said.until_ms), state=words(f"state.{state}") + figures
     )
 
 
@@ -181,6 +206,13 @@ def _figures(words: Words, cell: CellView) -> list[tuple[str, str]]:
     if cell.detectable_rate_mbps is not None and cell.detectable_burst_kb is not None:
         rate, burst = words.rate(cell.detectable_rate_mbps), words.size(cell.detectable_burst_kb)
         detectable = words("cell.detectable_value", rate=rate, burst=burst)
+    if cell.detectable_delay_ms is not None and cell.detectable_loss is not None:
+        queue = words(
+            "cell.detectable_queue",
+            delay=words.delay(cell.detectable_delay_ms),
+            loss=words.points(cell.detectable_loss),
+        )
+        detectable = queue if detectable == not_yet else f"{detectable}; {queue}"
     values = (
         ("size", not_yet if found is None else f"{found[0]} ({found[1]})"),
         ("evidence_one", not_yet if one is None else words.evidence(one)),

@@ -90,10 +90,10 @@ class Words:
         pattern = "0.00" if abs(mbps) < 0.995 else "0.0" if abs(mbps) < 99.5 else "#,##0"
         return f"{self._decimal(mbps, pattern)}{THIN}Mbit/s"
 
-    def mark(self, mbps: float, *, unit: bool) -> str:
-        """A rate on an axis: as few decimals as it needs, and the unit on one mark only."""
-        figure = self._decimal(mbps, "#,##0.###")
-        return f"{figure}{THIN}Mbit/s" if unit else figure
+    def mark(self, number: float, unit: str) -> str:
+        """A figure on an axis: as few decimals as it needs, and the unit on one mark only."""
+        figure = self._decimal(number, "#,##0.###")
+        return f"{figure}{THIN}{unit}" if unit else figure
 
     def size(self, kilobytes: float) -> str:
         """An amount of data; kB = 1000 bytes."""
@@ -105,6 +105,10 @@ class Words:
         """0.3 as 30 %, rounded to whole percents."""
         return f"{self._decimal(_rounded(fraction * 100), '#,##0')}{THIN}%"
 
+    def tenths(self, fraction: float) -> str:
+        """0.062 as 6.2 %: small shares, such as of packets that were lost."""
+        return f"{self._decimal(fraction * 100, '0.0')}{THIN}%"
+
     def percents(self, low: float, high: float) -> tuple[str, str]:
         """Both ends of an interval, the first without the sign, as in "40 to 61 %".
 
@@ -114,6 +118,25 @@ class Words:
         floor = math.floor(max(low, -10.0) * 100 + 1e-9)
         first = f"<{THIN}{MINUS}100" if floor < -100 else self._decimal(floor, "#,##0")
         return first, f"{self._decimal(math.ceil(min(high, 10.0) * 100 - 1e-9), '#,##0')}{THIN}%"
+
+    def delay(self, ms: float) -> str:
+        """A time in ms: 4.2 ms, 34 ms."""
+        return f"{self._decimal(ms, '0.0' if abs(ms) < 9.95 else '#,##0')}{THIN}ms"
+
+    def delays(self, low: float, high: float) -> tuple[str, str]:
+        """Both ends of an interval of times, the first without the unit; rounded outwards."""
+        return self._decimal(
+            math.floor(low + 1e-9), "#,##0"
+        ), f"{self._decimal(math.ceil(high - 1e-9), '#,##0')}{THIN}ms"
+
+    def points(self, fraction: float) -> str:
+        """A difference between two shares: 0.062 as 6.2 percentage points."""
+        return f"{self._decimal(fraction * 100, '0.0')}{THIN}{self('unit.points')}"
+
+    def both_points(self, low: float, high: float) -> tuple[str, str]:
+        """Both ends of an interval of such differences, the first without the unit; rounded outwards."""
+        first, last = (f(v * 1000 - d) / 10 for f, v, d in ((math.floor, low, -1e-9), (math.ceil, high, 1e-9)))
+        return self._decimal(first, "0.0"), f"{self._decimal(last, '0.0')}{THIN}{self('unit.points')}"
 
     def evidence(self, log10_e: float) -> str:
         """Strength of evidence: 0.4, 37, 12,000, 25,000,000, and powers of ten from a thousand million on."""

@@ -7,7 +7,7 @@ A title states what was found. Never a gauge, a pie or a ranking without interva
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from markupsafe import Markup
@@ -17,7 +17,8 @@ from collector.pages import svg
 from collector.pages.apps import app_name
 from collector.pages.figure import Figure, spread
 from collector.pages.language import Words
-from collector.pages.sentence import LEAST_PROBES, share_failed
+from collector.pages.sentence import LEAST_PROBES, Measure, share_failed
+from collector.pages.sentence import measure as measured
 from probe.wire.records import Effect, PairRecord
 
 MOST_SLOPES: Final = 300
@@ -34,47 +35,63 @@ def lanes(words: Words, cell: CellView) -> Figure | None:
     """A street with two lanes: the app and the same traffic under another name, on one scale."""
     if cell.probes < LEAST_PROBES:
         return None
-    if cell.key.effect == "blocking":
-        return _lanes_blocking(words, cell)
-    app, neutral = cell.app_mbps, cell.neutral_mbps
+    if cell.key.effect in {"blocking", "tampering"}:
+        return _lanes_counted(words, cell)
+    seen = measured(cell)
+    app, neutral = {
+        "rate": (cell.app_mbps, cell.neutral_mbps),
+        "delay": (cell.app_delay_ms, cell.neutral_delay_ms),
+        "loss": (cell.app_loss, cell.neutral_loss),
+    }[seen]
     if app is None or neutral is None:
         return None
     kind = "even"
     if cell.state in {"indication", "replicated", "corroborated"} and cell.key.effect in {"slowing", "prioritising"}:
         kind = cell.key.effect
-    name = app_name(words, cell.key.app)
-    title = words(f"case.lanes_finding_{kind}", app=name, a=words.rate(app.estimate), b=words.rate(neutral.estimate))
-    values = tuple((words.rate(i.estimate), f"{words.rate(i.low)} – {words.rate(i.high)}") for i in (app, neutral))
+    name, say = app_name(words, cell.key.app), _say(words, seen)
+    wait = "" if seen == "rate" else f"_{seen}"
+    finding = f"case.lanes_finding_{kind}" if seen == "rate" else f"case.lanes_finding{wait}"
+    title = words(finding, app=name, a=say(app.estimate), b=say(neutral.estimate))
+    values = tuple((say(i.estimate), f"{say(i.low)} – {say(i.high)}") for i in (app, neutral))
     top = max(app.high, app.estimate, neutral.high, neutral.estimate, 1e-9)
     return _street(
         words,
         name=name,
         title=title,
-        note=words("case.lanes_note"),
+        note=words(f"case.lanes_note{wait}"),
         both=(app, neutral),
         top=top,
         values=values,
-        heads=("chart.rate", "chart.middle_half"),
+        heads=(f"chart.{seen}", "chart.middle_half"),
     )
 
 
-def _lanes_blocking(words: Words, cell: CellView) -> Figure | None:
-    failed = (cell.failed_app, cell.failed_neutral)
+def _say(words: Words, seen: Measure) -> Callable[[float], str]:
+    """How a figure of this measure is written."""
+    return {"rate": words.rate, "delay": words.delay, "loss": words.tenths}[seen]
+
+
+def _lanes_counted(words: Words, cell: CellView) -> Figure | None:
+    """Blocking and tampering: in how many pairs each arm got through, as it was sent."""
+    effect = cell.key.effect
+    failed = (
+        (cell.failed_app, cell.failed_neutral) if effect == "blocking" else (cell.altered_app, cell.altered_neutral)
+    )
     found = [share_failed(k, cell.pairs) for k in failed]
     if found[0] is None or found[1] is None:
         return None
     worked = tuple(Interval(estimate=1 - s.estimate, low=1 - s.high, high=1 - s.low) for s in found if s is not None)
     name = app_name(words, cell.key.app)
     title = words(
-        "case.lanes_finding_blocking",
+        f"case.lanes_finding_{effect}",
         app=name,
         k=words.whole(failed[0]),
         m=words.whole(failed[1]),
         n=words.whole(cell.pairs),
     )
     values = tuple((words.percent(i.estimate), " – ".join(words.percents(i.low, i.high))) for i in worked)
-    note = words("case.lanes_note_blocking")
-    heads = ("chart.share_worked", "chart.allowed")
+    note = words(f"case.lanes_note_{effect}")
+    heads = (f"chart.share_{'worked' if effect == 'blocking' else 'unaltered'}", "chart.allowed")
     both = (worked[0], worked[1])
     return _street(words, name=name, title=title, note=note, both=both, top=1.0, values=values, heads=heads)
 
@@ -115,29 +132,44 @@ def _whisker(low: float, high: float, middle: float) -> list[Markup]:
     return [svg.line(*part, class_) for class_ in ("halo", "whisker") for part in parts]
 
 
-def slopes(words: Words, pairs: Sequence[PairRecord], app: str, effect: Effect) -> Figure:
+def figures_of(pair: PairRecord, seen: Measure) -> tuple[float | None, float | None]:
+    """App and neutral arm of a pair in one measure: Mbit/s, ms, or percent of its packets."""
+    if seen == "delay":
+        return pair.app_delay_ms, pair.neutral_delay_ms
+    if seen == "loss":
+        return _percent(pair.app_loss), _percent(pair.neutral_loss)
+    return pair.app_mbps, pair.neutral_mbps
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def slopes(words: Words, pairs: Sequence[PairRecord], app: str, effect: Effect, seen: Measure = "rate") -> Figure:
     """One thin line a pair, from the neutral name on the left to the app on the right."""
     name = app_name(words, app)
-    tested = [pair for pair in pairs if pair.kind == "test" and not pair.lost]
-    drawn = [pair for pair in tested if pair.app_mbps is not None or pair.neutral_mbps is not None]
+    tested = [pair for pair in pairs if pair.kind == "test" and not pair.lost and _compares(pair, seen)]
+    drawn = [pair for pair in tested if figures_of(pair, seen) != (None, None)]
     shown = spread(drawn, MOST_SLOPES)
-    title = _slopes_title(words, tested, name, effect)
-    note = words("chart.pairs_text", app=name)
+    title = _slopes_title(words, tested, name, effect, seen)
+    note = words("chart.pairs_text" if seen == "rate" else f"chart.pairs_text_{seen}", app=name)
     if len(shown) < len(drawn):
         note += " " + words("chart.pairs_sampled", n=words.whole(len(shown)), total=words.whole(len(drawn)))
-    marks = svg.ticks(max([r for p in shown for r in (p.app_mbps, p.neutral_mbps) if r is not None], default=1.0))
+    marks = svg.ticks(max([r for p in shown for r in figures_of(p, seen) if r is not None], default=1.0) or 1.0)
+    unit = {"rate": "Mbit/s", "delay": "ms", "loss": "%"}[seen]
     down = svg.Scale(0, marks[-1], 232, 16)
     content = []
     for mark in marks:
         content += [
             svg.line(17, down(mark), 100, down(mark), "grid"),
-            svg.text(16, down(mark) + 4, words.mark(mark, unit=mark == marks[-1]), anchor="end"),
+            svg.text(16, down(mark) + 4, words.mark(mark, unit if mark == marks[-1] else ""), anchor="end"),
         ]
     content += [svg.line(x, 16, x, 232, "grid strong") for x in (22, 95)]
     for pair in shown:
-        y_app, y_other = down(pair.app_mbps or 0), down(pair.neutral_mbps or 0)
+        of_app, of_other = figures_of(pair, seen)
+        y_app, y_other = down(of_app or 0), down(of_other or 0)
         content.append(svg.line(22, y_other, 95, y_app, "pair" if len(shown) <= DENSE else "pair dense"))
-        content += [_cross(x, 232) for x, rate in ((95, pair.app_mbps), (22, pair.neutral_mbps)) if rate is None]
+        content += [_cross(x, 232) for x, rate in ((95, of_app), (22, of_other)) if rate is None]
     left, right = words("case.lane_neutral"), svg.shorten(name)
     below = 20 if len(left) + len(right) > BESIDE else 0
     content += [
@@ -149,39 +181,62 @@ def slopes(words: Words, pairs: Sequence[PairRecord], app: str, effect: Effect) 
         note,
         svg.picture("pairs", 266 + below, title=title, description=note, content=content),
         tuple(words(f"chart.{key}", app=name) for key in ("pair", "day", "probe", "neutral", "app", "first")),
-        tuple(_pair_row(words, pair, name) for pair in pairs[:MOST_ROWS]),
+        tuple(_pair_row(words, pair, name, effect) for pair in pairs[:MOST_ROWS]),
         words("chart.table_first", n=words.whole(MOST_ROWS), total=words.whole(len(pairs)))
         if len(pairs) > MOST_ROWS
         else "",
     )
 
 
-def _slopes_title(words: Words, tested: Sequence[PairRecord], name: str, effect: Effect) -> str:
-    if not tested:
-        return words("chart.pairs_finding_none")
+def _compares(pair: PairRecord, seen: Measure) -> bool:
+    """Whether a pair says something in this measure: rates are of sequential pairs, the others need a queue."""
+    return pair.design == "sequential" if seen == "rate" else pair.design == "concurrent" and bool(pair.queued)
+
+
+def _slopes_title(words: Words, tested: Sequence[PairRecord], name: str, effect: Effect, seen: Measure) -> str:
+    kind: str = effect
     if effect == "blocking":
         count, of = sum(p.app_mbps is None and p.neutral_mbps is not None for p in tested), len(tested)
+    elif effect == "tampering":
+        count, of = sum(p.app_altered and not p.neutral_altered for p in tested), len(tested)
     else:
-        both = [(p.app_mbps, p.neutral_mbps) for p in tested if p.app_mbps is not None and p.neutral_mbps is not None]
+        both = [(a, b) for a, b in (figures_of(p, seen) for p in tested) if a is not None and b is not None]
         of = len(both)
-        count = sum(a > b if effect == "prioritising" else a < b for a, b in both)
-    kind = effect if effect in {"slowing", "prioritising", "blocking"} else "slowing"
+        # More is better of rates, worse of delay and loss.
+        more = (effect == "prioritising") == (seen == "rate")
+        count = sum(a > b if more else a < b for a, b in both)
+        kind = effect if seen == "rate" else f"{effect}_{seen}"
     if of == 0:
         return words("chart.pairs_finding_none")
     return words(f"chart.pairs_finding_{kind}", k=words.whole(count), n=words.whole(of), app=name)
 
 
-def _pair_row(words: Words, pair: PairRecord, name: str) -> tuple[str, ...]:
+def _pair_row(words: Words, pair: PairRecord, name: str, effect: Effect) -> tuple[str, ...]:
     order = "" if pair.neutral_first is None else words("chart.order_neutral") if pair.neutral_first else name
-    if pair.lost:
-        cells = (words("chart.lost"), words("chart.lost"))
-    else:
-        rates = (pair.neutral_mbps, pair.app_mbps)
-        cells = tuple(words("chart.failed") if rate is None else words.rate(rate) for rate in rates)  # type: ignore[assignment]
+    cells = tuple(_arm(words, pair, app=app, effect=effect) for app in (False, True))
     number = words.whole(pair.sequence)
     if pair.kind == "placebo":
         number += f" ({words('chart.placebo')})"
     return (number, pair.day, pair.probe, *cells, order)
+
+
+def _arm(words: Words, pair: PairRecord, *, app: bool, effect: Effect) -> str:
+    """What one arm of a pair came to, in a table."""
+    if pair.lost:
+        return words("chart.lost")
+    if effect == "tampering" and (pair.app_altered if app else pair.neutral_altered):
+        return words("chart.altered")
+    end = pair.app_end if app else pair.neutral_end
+    rate = pair.app_mbps if app else pair.neutral_mbps
+    if pair.design == "sequential":
+        return words("chart.failed") if rate is None else words.rate(rate)
+    if end is not None and end != "complete":
+        return words("chart.failed")
+    delay = pair.app_delay_ms if app else pair.neutral_delay_ms
+    loss = pair.app_loss if app else pair.neutral_loss
+    figures = [words.delay(delay)] if delay is not None else []
+    figures += [words("chart.lost_share", x=words.tenths(loss))] if loss is not None else []
+    return ", ".join(figures) or words("chart.failed")
 
 
 def _cross(x: float, y: float) -> Markup:

@@ -147,7 +147,7 @@ def _sizes(words: Words, groups: Sequence[tuple[str, Sequence[CellView]]]) -> Fi
     shown: list[_Size] = []
     for name, group in groups:
         known = [c for c in group if c.slowdown is not None and shown_state(c) not in {"insufficient", "not_testable"}]
-        telling = [c for c in known if c.state in CLAIMS and c.key.effect != "blocking"]
+        telling = [c for c in known if c.state in CLAIMS and c.key.effect in {"slowing", "prioritising"}]
         plain = [c for c in known if c.key.effect == "slowing"]
         if (telling or plain) and len(shown) < MOST_SIZES:
             shown.append(_Size(name, _line(words, group[0]), (telling or plain)[0]))

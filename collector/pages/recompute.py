@@ -2,7 +2,7 @@
 """Evidence again, from nothing but the published pairs: what the pages draw, and what anybody can check.
 
 The curve of a case is drawn from the same pairs that its CSV holds, so that a reader who recomputes gets the
-picture. `python -m collector.pages.recompute PAIRS.csv` prints the last point for every effect.
+picture. `python -m collector.pages.recompute PAIRS.csv [--rule 1]` prints the last point for every effect.
 Spec: spec/statistics.md, sections "A probe" and "Cell".
 """
 
@@ -14,16 +14,18 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from analysis.editions import RuleError, edition
 from analysis.evidence import ProbeCounts, probe_evidence
 from analysis.gates import Strength, strength
-from analysis.pairs import Scored
-from analysis.rules import EFFECTS, RULES, Rules
+from analysis.opendata import cell_of, pair_of
+from analysis.pairs import OrderHistory, Scored, score
+from analysis.rules import RULES, Rules
 from probe.wire.codec import WireError, from_dict
 from probe.wire.records import Effect, PairRecord
 
@@ -46,37 +48,9 @@ class Point:
 
 
 def scored(pair: PairRecord, rules: Rules = RULES) -> Scored:
-    """What a published pair bets on, from its rates, its coin and the published midpoint m."""
-    app_failed = pair.app_end is not None and pair.app_end != "complete"
-    other_failed = pair.neutral_end is not None and pair.neutral_end != "complete"
-    ratio = None if app_failed or other_failed else _log_ratio(pair.neutral_mbps, pair.app_mbps, rules)
-    m = pair.midpoint or 0.0
-    y: float | None = None
-    failure: Literal[-1, 0, 1] = 0
-    if not pair.lost:
-        if ratio is not None:
-            y = ratio - m if pair.neutral_first else ratio + m
-        if app_failed != other_failed:
-            failure = 1 if app_failed else -1
-    return Scored(
-        day=date.fromisoformat(pair.day).toordinal(),
-        stratum=pair.stratum,
-        ratio=ratio if pair.neutral_first or ratio is None else -ratio,
-        midpoint=m,
-        y=y,
-        failure=failure,
-        lost=pair.lost,
-        void=app_failed and other_failed and not pair.lost,
-    )
-
-
-def _log_ratio(neutral: float | None, app: float | None, rules: Rules) -> float | None:
-    """log(neutral / app), clipped: positive when the app is slower."""
-    if neutral is None or app is None or neutral == app == 0:
-        return None
-    if neutral <= 0 or app <= 0:
-        return rules.clip if neutral > 0 else -rules.clip
-    return max(-rules.clip, min(rules.clip, math.log(neutral) - math.log(app)))
+    """What a published pair bets on, from its figures, its coin and the published midpoint m."""
+    found = score(OrderHistory(rules), pair_of(pair, cell_of(pair), rules), midpoint=pair.midpoint or 0.0, rules=rules)
+    return replace(found, day=date.fromisoformat(pair.day).toordinal(), stratum=pair.stratum)
 
 
 def _strength(log_es: dict[str, float], networks: dict[str, str], rules: Rules) -> Strength:
@@ -138,11 +112,16 @@ def read_csv(lines: Iterable[str]) -> list[PairRecord]:
 
 
 _WHOLE: Final = ("v", "sequence", "asn")
-_NUMBERS: Final = ("app_mbps", "neutral_mbps", "pace_mbps", "segment_s", "midpoint")
-_YES_NO: Final = ("neutral_first", "lost", "edge")
+_NUMBERS: Final = (
+    *("app_mbps", "neutral_mbps", "pace_mbps", "segment_s", "midpoint"),
+    *("app_delay_ms", "neutral_delay_ms", "app_loss", "neutral_loss"),
+)
+_YES_NO: Final = ("neutral_first", "lost", "edge", "queued", "app_altered", "neutral_altered")
 
 
 def _value(name: str, text: str | None) -> Any:
+    if name == "flags":
+        return text.split(";") if text else []
     if text is None or text == "":
         return None
     if name in _WHOLE:
@@ -158,18 +137,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the strength that follows from a file of pairs, one JSON object an effect."""
     parser = argparse.ArgumentParser(prog="python -m collector.pages.recompute", description=__doc__)
     parser.add_argument("file", type=Path, help="pairs as CSV, as /v1/cases/ID?format=csv gives them")
-    file = parser.parse_args(arguments).file
+    parser.add_argument("--rule", default=str(RULES.version), help="version of the rule, or a file with one")
+    asked = parser.parse_args(arguments)
+    file = asked.file
+    try:
+        rules = edition(asked.rule).rules
+    except RuleError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     try:
         with file.open(encoding="utf-8", newline="") as lines:
             pairs = read_csv(lines)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{file} cannot be judged: {error}\n")
         return 3
-    for effect in EFFECTS:
-        found = judged(pairs, effect)
+    for effect in rules.effects:
+        found = judged(pairs, effect, rules)
         logs = {"whole": found.whole, "without_one": found.without_one, "without_two": found.without_two}
         row = {f"log10_e_{name}": round(value / _TEN, 6) for name, value in logs.items()}
-        told = {"effect": effect, **row, "smallest_coalition": found.coalition, "rule": RULES.name}
+        told = {"effect": effect, **row, "smallest_coalition": found.coalition, "rule": rules.name}
         sys.stdout.write(json.dumps(told) + "\n")
     return 0
 

@@ -30,7 +30,7 @@ _ADDRESSES: Final = (
     ("/v1/evidence?operator={…}&app={…}&direction={…}&access={…}&effect={…}", "evidence"),
     ("/v1/operators", "operators"),
 )
-_STEPS: Final = ("kind", "score", "bets", "mix", "cell", "leave", "compare")
+_STEPS: Final = ("kind", "score", "bets", "mix", "queue", "cell", "leave", "compare")
 
 
 def setup(app: web.Application) -> None:

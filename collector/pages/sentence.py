@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal, cast
 
+from analysis.rules import RULES
 from collector.model import CaseView, CellView, EvidencePoint, Interval
 from collector.pages.apps import app_name
 from collector.pages.language import Words
@@ -20,27 +21,87 @@ LEAST_PROBES: Final = 3
 """Below this a page shows no figure of a cell."""
 
 
+Unit = Literal["share", "ms", "points"]
+Measure = Literal["rate", "delay", "loss"]
+_MATERIAL: Final[dict[Measure, float]] = {
+    "rate": RULES.material_slowdown,
+    "delay": RULES.delay_threshold_ms,
+    "loss": RULES.loss_threshold,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How large an effect is, counted in its own direction: 0.3 is 30 % slower, faster, or failing."""
+    """How large an effect is, counted in its own direction: 0.3 is 30 % slower, faster, failing or altered."""
 
     estimate: float
     low: float
     high: float
+    unit: Unit = "share"
+    """ms: of waiting; points: 0.02 is 2 percentage points more of the packets lost."""
+
+
+def measure(cell: CellView) -> Measure:
+    """In what a cell's difference shows most: its rates, or (concurrent pairs) the delay or the loss behind a queue.
+
+    The one whose interval lies furthest beyond what is material, in the direction of the effect.
+    """
+    sign = -1 if cell.key.effect == "prioritising" else 1
+    known: list[tuple[float, Measure]] = []
+    for kind, interval in (("rate", cell.slowdown), ("delay", cell.delay_ms), ("loss", cell.loss)):
+        if interval is not None:
+            nearest = min(sign * interval.low, sign * interval.high)
+            known.append((nearest / _MATERIAL[cast("Measure", kind)], cast("Measure", kind)))
+    # Of equal ones the first: rates are what most cells have.
+    best = max((value for value, _ in known), default=0.0)
+    none: Measure = "delay" if cell.app_mbps is None and cell.app_delay_ms is not None else "rate"
+    return next((kind for value, kind in known if value == best), none)
 
 
 def size(cell: CellView) -> Size | None:
     """The size of the cell's effect, or None where it is not known or must not be shown."""
     if cell.probes < LEAST_PROBES:
         return None
+    if cell.key.effect == "tampering":
+        return share_failed(cell.altered_app, cell.pairs - cell.altered_neutral)
     if cell.key.effect == "blocking":
         return share_failed(cell.failed_app, cell.pairs - cell.failed_neutral)
-    if cell.slowdown is None or cell.key.effect == "tampering":
+    found, unit = _difference(cell)
+    if found is None or not all(map(math.isfinite, (found.estimate, found.low, found.high))):
         return None
-    s = cell.slowdown
-    if not all(map(math.isfinite, (s.estimate, s.low, s.high))):
-        return None
-    return Size(-s.estimate, -s.high, -s.low) if cell.key.effect == "prioritising" else Size(s.estimate, s.low, s.high)
+    if cell.key.effect == "prioritising":
+        return Size(-found.estimate, -found.high, -found.low, unit)
+    return Size(found.estimate, found.low, found.high, unit)
+
+
+def _difference(cell: CellView) -> tuple[Interval | None, Unit]:
+    """The difference in the cell's measure, the app's slowness (waiting, loss) counted positive."""
+    kind = measure(cell)
+    if kind == "rate":
+        return cell.slowdown, "share"
+    return (cell.delay_ms, "ms") if kind == "delay" else (cell.loss, "points")
+
+
+def in_unit(words: Words, found: Size) -> str:
+    """The estimate in words: 30 %, 34 ms, 6.2 percentage points."""
+    if found.unit == "ms":
+        return words.delay(found.estimate)
+    return words.points(found.estimate) if found.unit == "points" else words.percent(found.estimate)
+
+
+def ends(words: Words, found: Size) -> tuple[str, str]:
+    """Both ends of the interval, the first without its unit."""
+    if found.unit == "ms":
+        return words.delays(found.low, found.high)
+    if found.unit == "points":
+        return words.both_points(found.low, found.high)
+    return words.percents(found.low, found.high)
+
+
+def kind_of(cell: CellView) -> str:
+    """What a text's key has behind the effect where the difference is one of delay or loss."""
+    kind = measure(cell)
+    return f"_{kind}" if kind != "rate" and cell.key.effect in {"slowing", "prioritising"} else ""
 
 
 def share_failed(failed: int, of: int) -> Size | None:
@@ -91,14 +152,14 @@ def sentence(words: Words, case: CaseView, operator: str, hours: Sequence[Eviden
 
 
 def _figures(words: Words, found: Size | None) -> dict[str, str]:
-    low, high = ("–", "–") if found is None else words.percents(found.low, found.high)
-    x = words("sentence.size_unknown") if found is None else words.percent(found.estimate)
+    low, high = ("–", "–") if found is None else ends(words, found)
+    x = words("sentence.size_unknown") if found is None else in_unit(words, found)
     return {"x": x, "lo": low, "hi": high}
 
 
 def _present(words: Words, case: CaseView, operator: str) -> str:
     return words(
-        f"sentence.{case.cell.key.effect}",
+        f"sentence.{case.cell.key.effect}{kind_of(case.cell)}",
         operator=operator,
         app=app_name(words, case.cell.key.app),
         p=words.percent(spread(case.cell)),
@@ -109,11 +170,12 @@ def _present(words: Words, case: CaseView, operator: str) -> str:
 
 def _ended(words: Words, case: CaseView, operator: str, hours: Sequence[EvidencePoint]) -> str:
     cell = case.cell
-    then = next((hour for hour in reversed(hours) if hour.state == "corroborated" and hour.slowdown is not None), None)
-    if then is not None and cell.key.effect != "blocking":
-        cell = replace(cell, slowdown=then.slowdown)
+    listed = [hour for hour in reversed(hours) if hour.state == "corroborated"]
+    then = next((hour for hour in listed if hour.slowdown or hour.delay_ms or hour.loss), None)
+    if then is not None and cell.key.effect in {"slowing", "prioritising"}:
+        cell = replace(cell, slowdown=then.slowdown, delay_ms=then.delay_ms, loss=then.loss)
     return words(
-        f"sentence.ended_{cell.key.effect}",
+        f"sentence.ended_{cell.key.effect}{kind_of(cell)}",
         operator=operator,
         app=app_name(words, cell.key.app),
         date=words.day(case.onset_day),
@@ -153,12 +215,12 @@ def short_size(words: Words, cell: CellView) -> tuple[str, str] | None:
     found = size(cell)
     if found is None:
         return None
-    low, high = words.percents(found.low, found.high)
-    span = words("size.range", lo=low, hi=high)
-    kind = {"slowing": "slower", "prioritising": "faster", "blocking": "fails"}[cell.key.effect]
-    if cell.state in {"indication", "replicated", "corroborated"} or kind == "fails":
-        return words(f"size.{kind}", x=words.percent(found.estimate)), span
+    kind = {"slowing": "slower", "prioritising": "faster", "blocking": "fails", "tampering": "altered"}[cell.key.effect]
+    if cell.state in {"indication", "replicated", "corroborated"} or kind in {"fails", "altered"}:
+        low, high = ends(words, found)
+        return words(f"size.{kind}{kind_of(cell)}", x=in_unit(words, found)), words("size.range", lo=low, hi=high)
     # Without a claim the difference is given as it is, the app's slowness counted positive.
-    plain = cell.slowdown if cell.slowdown is not None else Interval(estimate=0, low=0, high=0)
-    low, high = words.percents(plain.low, plain.high)
-    return words("size.even", x=words.percent(plain.estimate)), words("size.range", lo=low, hi=high)
+    interval, unit = _difference(cell)
+    plain = Size(0, 0, 0, unit) if interval is None else Size(interval.estimate, interval.low, interval.high, unit)
+    low, high = ends(words, plain)
+    return words(f"size.even{kind_of(cell)}", x=in_unit(words, plain)), words("size.range", lo=low, hi=high)

@@ -147,6 +147,8 @@ class CaseNumbers:
     smallest_coalition: int
     hypotheses: int
     threshold_log10_e: float
+    closed: CellView | None = None
+    """Of a closed case: its cell as it was then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,8 +286,12 @@ class Book(Protocol):
         """What is shown of a cell and effect."""
         ...
 
-    def drop_verdicts(self, cell: int) -> None:
-        """A cell without pairs shows nothing."""
+    def drop_verdicts(self, cell: int, effects: Iterable[Effect] | None = None) -> None:
+        """A cell without pairs shows nothing; an effect that the rule does not look for (`effects`) neither."""
+        ...
+
+    def keep_verdicts(self, rule: str, until_ms: int) -> None:
+        """Keep what is shown of every cell and effect as what this edition of the rule said last."""
         ...
 
     def put_hours(self, rows: Iterable[HourRow], *, cell: int, since_ms: int) -> None:

@@ -282,10 +282,23 @@ class SqliteBook:
         found = self._db.execute("SELECT view FROM verdict WHERE cell = ? AND effect = ?", (cell, effect)).fetchone()
         return None if found is None else decode(CellView, found[0])
 
-    def drop_verdicts(self, cell: int) -> None:
-        """A cell without pairs shows nothing."""
-        self._db.execute("DELETE FROM verdict WHERE cell = ?", (cell,))
-        self._db.execute("DELETE FROM hour WHERE cell = ?", (cell,))
+    def drop_verdicts(self, cell: int, effects: Iterable[Effect] | None = None) -> None:
+        """A cell without pairs shows nothing; an effect that the rule does not look for (`effects`) neither."""
+        if effects is None:
+            self._db.execute("DELETE FROM verdict WHERE cell = ?", (cell,))
+            self._db.execute("DELETE FROM hour WHERE cell = ?", (cell,))
+            return
+        for effect in effects:
+            self._db.execute("DELETE FROM verdict WHERE cell = ? AND effect = ?", (cell, effect))
+            self._db.execute("DELETE FROM hour WHERE cell = ? AND effect = ?", (cell, effect))
+
+    def keep_verdicts(self, rule: str, until_ms: int) -> None:
+        """Keep what is shown of every cell and effect as what this edition of the rule said last."""
+        self._db.execute(
+            "INSERT INTO verdict_by_rule (cell, effect, rule, until_ms, view)"
+            " SELECT cell, effect, ?, ?, view FROM verdict ORDER BY cell, effect",
+            (rule, until_ms),
+        )
 
     def put_hours(self, rows: Iterable[HourRow], *, cell: int, since_ms: int) -> None:
         """Write hours in place of all that stood from `since_ms` on."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: EUPL-1.2
 """The tables, and how an older file becomes a newer one. `PRAGMA user_version` counts the steps taken.
 
-`envelope` and `operator`, `app`, `label`, `cases` and `case_event` are the record; everything else follows from
-them and can be judged again. No table has a column for an address. Spec: spec/api.md, section "Store".
+`envelope` and `operator`, `app`, `label`, `cases`, `case_event` and `verdict_by_rule` are the record; everything else
+follows from them and can be judged again. No table has a column for an address. Spec: spec/api.md, section "Store".
 """
 
 from __future__ import annotations
@@ -141,7 +141,31 @@ CREATE TABLE outbox (
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
-MIGRATIONS: Final = (_FIRST,)
+_SECOND: Final = """
+CREATE TABLE verdict_by_rule (       -- append-only: what an earlier edition of the rule had said last
+  seq INTEGER PRIMARY KEY,
+  cell INTEGER NOT NULL REFERENCES cell (id),
+  effect TEXT NOT NULL,
+  rule TEXT NOT NULL,
+  until_ms INTEGER NOT NULL,         -- when the next edition's verdict took its place
+  view TEXT NOT NULL
+);
+CREATE INDEX verdict_by_rule_cell ON verdict_by_rule (cell, effect, seq);
+CREATE TRIGGER verdict_by_rule_kept BEFORE DELETE ON verdict_by_rule
+  BEGIN SELECT RAISE(ABORT, 'the history of verdicts is append-only'); END;
+CREATE TRIGGER verdict_by_rule_fixed BEFORE UPDATE ON verdict_by_rule
+  BEGIN SELECT RAISE(ABORT, 'the history of verdicts is append-only'); END;
+-- The only edition there was before this step.
+INSERT OR IGNORE INTO meta (name, value)
+  SELECT 'rule', 'evenlane-pairs@1:c2629c8a9046bb68' WHERE EXISTS (SELECT 1 FROM verdict);
+-- A closed case shows its cell as it was then; what comes after belongs to another case.
+UPDATE cases SET numbers = json_set(numbers, '$.closed', json(
+    (SELECT v.view FROM verdict v WHERE v.cell = cases.cell AND v.effect = cases.effect)))
+  WHERE json_extract(body, '$.status') <> 'open'
+    AND EXISTS (SELECT 1 FROM verdict v WHERE v.cell = cases.cell AND v.effect = cases.effect);
+"""
+
+MIGRATIONS: Final = (_FIRST, _SECOND)
 """Step n makes version n of version n - 1. Steps are added, never changed."""
 
 
