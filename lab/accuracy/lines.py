@@ -40,29 +40,32 @@ class Household(CrossLoad):
 class Boosted(LinkQueue):
     """A line that is faster for its first bytes after a rest ("power boost").
 
-    A token bucket of `boost` bytes, filled at the line's own rate, pays for packets at the boosted rate.
+    A token bucket of `boost` bytes, filled at the line's own rate; while there are tokens, packets are sent at the
+    boosted rate, and else each waits until the bucket has paid for it.
     """
 
-    __slots__ = ("_at", "_boost", "_fast", "_slow", "_tokens")
+    __slots__ = ("_at", "_boost", "_slow", "_tokens")
 
     def __init__(self, *, boost_mbps: float, boost_kb: float, **queue: Any) -> None:
         super().__init__(**queue)
         self._slow = self._per_byte
-        self._fast = 8 / (boost_mbps * 1e6)
+        self._full = self._per_byte = 8 / (boost_mbps * 1e6)
         self._boost = self._tokens = boost_kb * 1e3
         self._at = 0.0
 
     def carry(self, size: int, now: float) -> float | None:
-        """As `LinkQueue.carry`, at the boosted rate while there are tokens."""
+        """As `LinkQueue.carry`, but a packet that the bucket cannot pay leaves when it can."""
         if now > self._at:
             self._tokens = min(self._boost, self._tokens + (now - self._at) / self._slow)
             self._at = now
-        fast = self._tokens >= size
-        self._per_byte = self._fast if fast else self._slow
-        done = super().carry(size, now)
-        if fast and done is not None:
-            self._tokens -= size
-        return done
+        before = self.dropped
+        arrival = super().carry(size, now)
+        if self.dropped > before:
+            return None
+        self._tokens -= size
+        late = max(0.0, now - self._tokens * self._slow - self.busy)
+        self.busy += late
+        return None if arrival is None else arrival + late
 
 
 class Fair(LinkQueue):

@@ -32,6 +32,7 @@ from lab.accuracy.concurrent import play_together
 from lab.accuracy.home import Home
 from lab.accuracy.lines import line
 from lab.accuracy.model import Played, Row, Run
+from lab.accuracy.reading import STUDY_OPTIONS
 from lab.accuracy.segment import SPLIT_HELLO, Look, Wire, calibrate, play_segment
 from lab.classify import Incomplete, datagram_class, stream_class
 from lab.model import Rule, affected
@@ -45,6 +46,14 @@ from probe.profiles.schema import NeutralPool
 from probe.protocol.pacing import SHARE_OF_LINE
 from probe.wire.records import CONTROL_ARMS, Access, Arm, Position, Segment
 
+OPTIONS: Final = frozenset(
+    {
+        "days", "sessions_a_day", "hour", "gap_s", "edge", "position", "access", "flags", "lost", "cpu_mbps",
+        "reflector_mbps", "window_kb", "design", "load_mbps", "packet_bytes", "interval_ms", "second_path",
+        "fixed_pace", "boost_mbps", "boost_kb", "sqm",
+    }
+)  # fmt: skip
+"""What this engine reads of `[options]`; another key is a mistake, besides those that the study reads itself."""
 DAY_MS: Final = 86_400_000
 START_MS: Final = 1_795_392_000_000
 """2026-11-23, 00:00 UTC: a Monday after the rule's publication, so that nothing is retrospective."""
@@ -55,6 +64,8 @@ _ASN: Final = 64496
 
 def play(row: Row, repeat: int) -> Run:
     """One repeat of a row: all its probes measure, each on a line of its own."""
+    for key in sorted(set(row.options) - OPTIONS - set(STUDY_OPTIONS)):
+        raise ScenarioError(f"{row.name}: options.{key}: unknown to the engine path")
     probes = row.measure.probes
     treated = []
     for number, rule in enumerate(row.scenario.rules):

@@ -87,9 +87,10 @@ class Cubic:
         self._samples += 1
         if self._samples <= _HYSTART_SAMPLES:
             self._least = min(self._least, sample)
-        elif self.window >= _HYSTART_WINDOW:
-            if self._least > rtt_min + min(max(rtt_min / 8, _HYSTART_LOW_S), _HYSTART_HIGH_S):
-                self.ssthresh = self.window
+            return
+        late = self._least > rtt_min + min(max(rtt_min / 8, _HYSTART_LOW_S), _HYSTART_HIGH_S)
+        if late and self.window >= _HYSTART_WINDOW:
+            self.ssthresh = self.window
 
 
 class _Sent:
