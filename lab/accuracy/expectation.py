@@ -43,7 +43,7 @@ def _virtual(row: Row, virtual: dict[str, Any]) -> list[str]:
     seen = virtual["found"]
     if row.inside and seen is not None and seen["n"] and seen["share"] < row.target:
         found.append(f"found in {seen['k']} of {seen['n']} repeats, not in {row.target:.0%}")
-    if row.kind == "neutral" or "most_crossing" in row.options:
+    if (row.kind == "neutral" and not row.options.get("without_gate")) or "most_crossing" in row.options:
         most = float(row.options.get("most_crossing", MOST_CROSSING))
         crossed = worst_effect(virtual)
         # Chance alone may carry a share a little above its bound; the interval must reach down to it.

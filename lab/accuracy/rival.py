@@ -7,10 +7,8 @@ repeated; this module counts its answers on the very same segments and says how 
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
@@ -78,34 +76,6 @@ def table(counts: Iterable[Counter[str]]) -> dict[str, Any]:
 # -- at the same rate of false alarms -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Repeated:
-    """Wehe's rule repeated: positive where at least `least` of `times` tests are."""
-
-    times: int
-    least: int
-
-
-def tuned(false_rate: float, true_rate: float, *, most_false: float, power: float) -> Repeated | None:
-    """The fewest tests, and the best threshold, that err at most so often and find so much; None where none do.
-
-    What nobody could use: it is told how noisy the line is and how strong the treatment. Tests are taken to be
-    independent. Binomial tails are exact.
-    """
-    for times in range(1, MOST_TIMES + 1):
-        for least in range(1, times + 1):
-            if tail(times, least, false_rate) <= most_false:
-                if tail(times, least, true_rate) >= power:
-                    return Repeated(times=times, least=least)
-                break
-    return None
-
-
-def tail(n: int, k: int, p: float) -> float:
-    """P of at least k of n."""
-    return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1))
-
-
 def in_a_row(times: int, rate: float, power: float) -> float | None:
     """Tests until `times` in a row are positive, in this share of tries; None beyond MOST_TESTS.
 
@@ -122,23 +92,27 @@ def in_a_row(times: int, rate: float, power: float) -> float | None:
     return None
 
 
+def is_even(result: dict[str, Any]) -> bool:
+    """Whether a row's streams are fair coins: a neutral operator, and nobody else who treats the name either.
+
+    Rows that show what a gate is for have a router at home, a portal or another network that does treat it.
+    """
+    options = result["options"]
+    return result["kind"] == "neutral" and not options.get("misleads") and not options.get("without_gate")
+
+
 def even_tests(result: dict[str, Any]) -> dict[str, Any] | None:
-    """A row's tests of apps of which nothing is true, where its operator is neutral."""
-    is_even = result["kind"] == "neutral" and not result["options"].get("misleads")
-    found: dict[str, Any] | None = result["virtual"]["peer"].get("even") if is_even else None
+    """A row's tests, where each positive one is a false flag."""
+    found: dict[str, Any] | None = result["virtual"]["peer"].get("even") if is_even(result) else None
     return found
 
 
-def worst_line(results: Sequence[dict[str, Any]]) -> tuple[float, str]:
-    """How often one test errs on the neutral access line on which it errs most, and that row.
-
-    Only lines that an engine moved packets over, no invented weather. Our own bound holds whatever the line is like,
-    and nobody is told beforehand: a rule that is repeated often enough for quiet lines accuses the others.
-    """
+def worst_row(results: Sequence[dict[str, Any]]) -> tuple[float, str]:
+    """How often one test errs on the neutral row on which it errs most, and that row."""
     told = [
-        (tests["positive"]["share"], one["row"])
+        (float(tests["positive"]["share"]), str(one["row"]))
         for one in results
-        if one["engine"] == "path" and (tests := even_tests(one)) is not None
+        if (tests := even_tests(one)) is not None
     ]
     return max(told, default=(0.0, "none"))
 
@@ -159,23 +133,34 @@ def matched_rate(results: Sequence[dict[str, Any]], sd: float) -> float:
 
 
 def compared(
-    result: dict[str, Any], *, worst: float, matched: float, most_false: float, power: float
+    result: dict[str, Any], *, anywhere: float, matched: float, most_false: float, power: float
 ) -> dict[str, Any] | None:
-    """What both rules cost on one row until they say what is true; None where that is not asked."""
+    """What both rules cost on one row until they say what is true; None where that is not asked.
+
+    `anywhere`: the rate of false flags on the worst neutral row, `matched`: at this row's own noise.
+    """
     treated = result["virtual"]["peer"].get("treated")
     if treated is None or not result["inside"]:
         return None
     ours = result["virtual"]["cells"][result["expected"][0]].get("octets_to_case", {}).get(f"{power * 100:g}")
-    true_rate, each = treated["positive"]["share"], treated["octets_a_test"]
-    times = peer.repeats_needed(worst, most_false)
-    tests = None if times > MOST_TIMES else in_a_row(int(times), true_rate, power)
-    best = tuned(matched, true_rate, most_false=most_false, power=power)
-    theirs = None if tests is None else round(tests * each)
     return {
         "octets": ours,
-        "peer_positive": treated["positive"],
-        "times": None if times > MOST_TIMES else int(times),
-        "peer_octets": theirs,
-        "fewer": ours is not None and (theirs is None or ours < theirs),
-        "tuned": None if best is None else {"times": best.times, "least": best.least, "octets": best.times * each},
+        "positive": treated["positive"],
+        "anywhere": _repeated(treated, anywhere, most_false, power),
+        "matched": _repeated(treated, matched, most_false, power),
     }
+
+
+def _repeated(treated: dict[str, Any], false_rate: float, most_false: float, power: float) -> dict[str, Any]:
+    """So many positives in a row, and the bytes until they are there."""
+    times = peer.repeats_needed(false_rate, most_false)
+    if times > MOST_TIMES:
+        return {"times": None, "octets": None}
+    tests = in_a_row(int(times), treated["positive"]["share"], power)
+    return {"times": int(times), "octets": None if tests is None else round(tests * treated["octets_a_test"])}
+
+
+def is_fewer(told: dict[str, Any], reading: str) -> bool:
+    """Whether our case costs fewer bytes than Wehe's rule, repeated as this reading asks."""
+    ours, theirs = told["octets"], told[reading]["octets"]
+    return ours is not None and (theirs is None or ours < theirs)
