@@ -28,6 +28,7 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verdict.add_argument("--json", action="store_true", help="print one JSON object")
     verdict.set_defaults(func=run)
     analysis_rejudge.add(actions)
+    analysis_rejudge.add_rule(actions)
 
 
 def run(args: argparse.Namespace) -> int:

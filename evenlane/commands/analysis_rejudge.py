@@ -49,6 +49,35 @@ def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.set_defaults(func=run)
 
 
+def add_rule(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the parser of `analysis rule`."""
+    parser = actions.add_parser(
+        "rule",
+        help="print an edition of the rule",
+        description="Print an edition of the rule: every number that a verdict depends on. Changed and under an id of "
+        "its own, it can be given to `rejudge --rule`.",
+    )
+    parser.add_argument("version", metavar="VERSION|FILE", nargs="?", help="which (default: the one in force)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(func=run_rule)
+
+
+def run_rule(args: argparse.Namespace) -> int:
+    """Print a rule."""
+    from analysis.editions import RuleError, edition, to_toml, to_values
+
+    try:
+        found = edition(args.version or _current())
+    except RuleError as error:
+        print(f"evenlane: {error}", file=sys.stderr)
+        return 2
+    if args.json:
+        print(json.dumps({"rule": found.rules.name, "digest": found.digest, "values": to_values(found.rules)}))
+    else:
+        print(f"# {found.rules.name}, SHA-256 {found.digest}\n{to_toml(found.rules)}", end="")
+    return 0
+
+
 def _workers(text: str) -> int:
     if text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MOST_WORKERS:
         return int(text)

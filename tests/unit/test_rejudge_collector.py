@@ -14,10 +14,11 @@ import pytest
 from analysis.rules import RULES
 from collector.api.shape import PAIR_COLUMNS, cell_row, pictures, to_csv
 from collector.config import Config
-from collector.intake import Door, EnvelopeRow, admit
+from collector.intake import Door, admit
 from collector.judge import Judge
 from collector.model import CellDetail
 from collector.rehearsal import Rehearsal, Truth, signer
+from collector.store.base import EnvelopeRow
 from collector.store.rows import plain
 from collector.store.sqlite import SqliteStore
 from evenlane.cli import main
