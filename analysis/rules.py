@@ -114,6 +114,9 @@ class Rules:
     """Whether captive portals, changed paths and a saturated reflector disqualify probes as witnesses."""
     most_flagged_share: float = _since(2, 0.5)
     """A probe with a flag on more than this share of its pairs is no witness for what the flag disqualifies."""
+    one_cannot_veto: bool = _since(2, True)
+    """Whether lost and placebo pairs are weighed without the network (the probe) that speaks loudest: else one home
+    could keep every case of its operator shut."""
 
     def digest(self) -> str:
         """SHA-256 (hex) of the rule's canonical JSON."""
@@ -131,7 +134,11 @@ class Rules:
 RULES: Final = Rules()
 """The rule in force: version 2."""
 VERSION_1: Final = Rules(
-    version=1, effects=("slowing", "blocking", "prioritising"), concurrent=False, witness_gates=False
+    version=1,
+    effects=("slowing", "blocking", "prioritising"),
+    concurrent=False,
+    witness_gates=False,
+    one_cannot_veto=False,
 )
 """The rule before it, to the digit: rates and failures of sequential pairs alone."""
 

@@ -18,7 +18,7 @@ from analysis.logs import log_mean, log_mixed
 from analysis.networks import grouped
 from analysis.pairs import CellKey
 from analysis.probes import ProbeState, summarise
-from analysis.rules import RULES, STATE_CODES
+from analysis.rules import RULES, STATE_CODES, VERSION_1
 from analysis.simulate import CELL, Line, stream
 
 SLOW = Line(slowdown=0.5, noise=0.1)
@@ -26,8 +26,8 @@ EVEN = Line(noise=0.1)
 LOG_E = st.floats(-10, 60)
 
 
-def ledger(*lines, count=12, seed=1, change=lambda pair: pair, cell=CELL):
-    found = Ledger(zones=lambda _: UTC)
+def ledger(*lines, count=12, seed=1, change=lambda pair: pair, cell=CELL, rules=RULES):
+    found = Ledger(zones=lambda _: UTC, rules=rules)
     for number, line in enumerate(lines):
         for pair in stream(line, random.Random(f"{seed}/{number}"), count, probe=f"p{number}", cell=cell):
             found.put(change(pair))
@@ -134,6 +134,24 @@ def test_placebo_alarm_holds_a_case_back_and_a_quiet_placebo_does_not():
                 found.put(replace(pair, kind="placebo", session=f"placebo-{pair.session}", cell=cell))
         assert ("placebo_alarm" in verdict(found).gates) is alarmed
         assert verdict(found).pairs == 36
+
+
+def _placebo(found, shaped):
+    for number, line in enumerate([SLOW] * shaped + [EVEN] * (5 - shaped)):
+        for pair in stream(line, random.Random(number), 12, probe=f"p{number}"):
+            found.put(replace(pair, kind="placebo", session=f"placebo-{pair.session}"))
+    return found
+
+
+@pytest.mark.parametrize(("homes", "vetoed"), [(1, False), (2, True)])
+def test_one_home_cannot_keep_the_cases_of_its_operator_shut(homes, vetoed):
+    idle = {f"p{number}" for number in range(homes)}
+    losing = ledger(*[SLOW] * 5, change=lambda p: replace(p, lost=p.lost or p.probe in idle))
+    assert ("lost_pairs" in verdict(losing).gates) is vetoed
+    assert ("placebo_alarm" in verdict(_placebo(ledger(*[SLOW] * 5), homes)).gates) is vetoed
+    # The first version of the rule could be vetoed by one.
+    first = ledger(*[SLOW] * 5, change=lambda p: replace(p, lost=p.lost or p.probe in idle), rules=VERSION_1)
+    assert "lost_pairs" in verdict(first).gates
 
 
 def test_localisation_stands_in_for_a_probe_at_the_edge():

@@ -123,7 +123,7 @@ def test_a_missing_measurement_is_lost_where_starts_are_known(folder, capsys):
     (folder / "probe1.jsonl").unlink()
     rows, whole = judged(capsys, *everything(folder))
     assert (rows["slowing"]["pairs"], rows["slowing"]["lost_pairs"]) == (24, 12)
-    assert "lost_pairs" in rows["slowing"]["reasons"]
+    assert "fewer_than_3_probes" in rows["slowing"]["reasons"]
     assert rows["slowing"]["state"] != "corroborated"
     assert any("12 pairs have a receipt but not their probe's measurement" in note for note in whole["notes"])
     (folder / "started.jsonl").unlink()
