@@ -17,12 +17,13 @@ import requests
 from grafana_api.grafana_api import GrafanaClientError, GrafanaException, GrafanaServerError
 from grafana_api.grafana_face import GrafanaFace
 
-from collector.model import CaseView, OutboxCase
+from collector.model import CaseView, Interval, OutboxCase
 from collector.series import ANNOTATION_TAG
 from collector.sinks import Refused, Unreachable
 
 TIMEOUT_S: Final = 10.0
 SHOWN: Final = {
+    "alerted": "new case",
     "opened": "case opened",
     "ended": "case ended",
     "no_longer_supported": "case no longer supported",
@@ -30,7 +31,7 @@ SHOWN: Final = {
     "withdrawn": "case withdrawn",
     "corrected": "case corrected",
 }
-"""Events that are annotated. A mere change of strength is in the series."""
+"""Events that are annotated: those that the judge alerts to, and those that an older program left in the outbox."""
 _NEVER: Final = {400, 409, 412, 413, 422}
 """Answers about what was sent. 401, 403 and 404 are about the token and the address, which a person repairs."""
 _T = TypeVar("_T")
@@ -69,13 +70,24 @@ def annotation_text(news: OutboxCase, public_url: str | None) -> str:
 
 
 def _size(case: CaseView) -> str:
-    found = case.cell.slowdown
-    if found is None or case.cell.key.effect not in {"slowing", "prioritising"}:
-        return ""
-    slower = case.cell.key.effect == "slowing"
-    sign = 100 if slower else -100
-    low, high = sorted((sign * found.low, sign * found.high))
-    return f" by about {sign * found.estimate:.0f} % (between {low:.0f} and {high:.0f} %)"
+    cell = case.cell
+    if cell.key.effect not in {"slowing", "prioritising"}:
+        return "" if cell.share is None else f" in about {_span(cell.share, 100, '%', ' of the pairs')}"
+    sign = 1 if cell.key.effect == "slowing" else -1
+    more = "more" if sign > 0 else "less"
+    found: list[str] = []
+    if cell.slowdown is not None:
+        found.append(_span(cell.slowdown, 100 * sign, "%"))
+    if cell.delay_ms is not None:
+        found.append(_span(cell.delay_ms, sign, "ms", f" {more} delay"))
+    if cell.loss is not None:
+        found.append(_span(cell.loss, 100 * sign, "points", f" {more} loss"))
+    return f" by about {'; '.join(found)}" if found else ""
+
+
+def _span(found: Interval, factor: float, unit: str, of: str = "") -> str:
+    low, high = sorted((factor * found.low, factor * found.high))
+    return f"{factor * found.estimate:.0f} {unit}{of} (between {low:.0f} and {high:.0f} {unit})"
 
 
 class Grafana:

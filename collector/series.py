@@ -51,6 +51,18 @@ CELL_FIELDS: Final[Mapping[str, FieldType]] = {
     "slowed": "int",
     "clear": "int",
     "undecided": "int",
+    "delay_ms": "float",
+    "delay_ms_low": "float",
+    "delay_ms_high": "float",
+    "loss": "float",
+    "loss_low": "float",
+    "loss_high": "float",
+    "app_delay_ms": "float",
+    "neutral_delay_ms": "float",
+    "app_loss": "float",
+    "neutral_loss": "float",
+    "altered_app": "int",
+    "altered_neutral": "int",
 }
 """Types are fixed for ever: InfluxDB refuses a point whose field has another type than before."""
 
@@ -154,9 +166,20 @@ def cell_point(cell: CellView, evidence: EvidencePoint) -> Point:
     fields: dict[str, FieldValue | None] = {
         "state": STATE_CODES[evidence.state],
         "log10_e": _limited(evidence.log10_e),
-        **_interval(evidence.slowdown),
-        "app_mbps": None if cell.app_mbps is None else float(cell.app_mbps.estimate),
-        "neutral_mbps": None if cell.neutral_mbps is None else float(cell.neutral_mbps.estimate),
+        **_interval("slowdown", evidence.slowdown),
+        **_interval("delay_ms", evidence.delay_ms),
+        **_interval("loss", evidence.loss),
+        **{
+            name: None if found is None else float(found.estimate)
+            for name, found in (
+                ("app_mbps", cell.app_mbps),
+                ("neutral_mbps", cell.neutral_mbps),
+                ("app_delay_ms", cell.app_delay_ms),
+                ("neutral_delay_ms", cell.neutral_delay_ms),
+                ("app_loss", cell.app_loss),
+                ("neutral_loss", cell.neutral_loss),
+            )
+        },
         "pairs": evidence.pairs,
         "lost": cell.lost_pairs,
         "placebo": cell.placebo_pairs,
@@ -166,6 +189,8 @@ def cell_point(cell: CellView, evidence: EvidencePoint) -> Point:
         "slowed": cell.slowed,
         "clear": cell.clear,
         "undecided": cell.undecided,
+        "altered_app": cell.altered_app,
+        "altered_neutral": cell.altered_neutral,
     }
     tags = {
         "access": cell.key.access,
@@ -241,13 +266,14 @@ def _tag_value(text: str) -> str:
     return _TAG_REFUSED.sub(" ", text)[:_TAG_LONGEST].strip() or UNKNOWN
 
 
-def _interval(interval: Interval | None) -> dict[str, FieldValue | None]:
+def _interval(name: str, interval: Interval | None) -> dict[str, FieldValue | None]:
+    """A size with its interval as three fields; none of them while it is unbounded."""
     if interval is None or not all(map(math.isfinite, (interval.estimate, interval.low, interval.high))):
-        return dict.fromkeys(("slowdown", "slowdown_low", "slowdown_high"))
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
     return {
-        "slowdown": float(interval.estimate),
-        "slowdown_low": float(interval.low),
-        "slowdown_high": float(interval.high),
+        name: float(interval.estimate),
+        f"{name}_low": float(interval.low),
+        f"{name}_high": float(interval.high),
     }
 
 

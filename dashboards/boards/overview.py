@@ -102,7 +102,10 @@ def _variables() -> list[Json]:
 def _now() -> list[Json]:
     newest = select(last("state"), on=_ALL, by=_CELL_TAGS)
     strongest = select('max("state") AS "state"', source=f"({newest})", by=("operator", "app"))
-    fields = ("state", "slowdown", "slowdown_low", "slowdown_high", "log10_e", "pairs", "lost", "probes", "slowed")
+    fields = (
+        *("state", "slowdown", "slowdown_low", "slowdown_high", "delay_ms", "loss"),
+        *("log10_e", "pairs", "lost", "probes", "slowed"),
+    )
     each = select(last(*fields), on=_ALL, by=_CELL_TAGS)
     links = [{"title": "Open the page of this cell", "url": _CELL_PAGE, "targetBlank": True}]
     return [
@@ -151,6 +154,8 @@ def _now() -> list[Json]:
                 override("slowdown", unit="percentunit", decimals=0, displayName="Slower by"),
                 override("slowdown_low", unit="percentunit", decimals=0, displayName="at least"),
                 override("slowdown_high", unit="percentunit", decimals=0, displayName="at most"),
+                override("delay_ms", unit="ms", decimals=0, displayName="Waits longer by"),
+                override("loss", unit="percentunit", decimals=1, displayName="Loses more by"),
                 override("log10_e", decimals=1, displayName="Evidence (powers of ten)"),
                 override("pairs", displayName="Pairs"),
                 override("lost", displayName="Lost pairs"),

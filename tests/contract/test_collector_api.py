@@ -302,7 +302,7 @@ async def test_cells_are_rows_of_the_verdict_and_more(site):
     assert row["slowdown"]["low"] < 0.5 < row["slowdown"]["high"]
     assert (row["pairs"], row["lost_pairs"], row["probes"]) == (36, 0, 3)
     assert row["prevalence"] == {"slowed": 3, "clear": 0, "undecided": 0}
-    assert set(row["detectable"]) == {"rate_mbps", "burst_kb"}
+    assert set(row["detectable"]) == {"rate_mbps", "burst_kb", "delay_ms", "loss"}
     assert json.loads((await site.get("/v1/cells?app=netflix"))[2]) == {"cells": []}
 
 
@@ -322,7 +322,7 @@ async def test_cells_as_csv(site):
         _, answered, text = await site.get(path, **headers)
         assert answered["Content-Type"] == "text/csv; charset=utf-8"
         rows = list(csv.DictReader(io.StringIO(text)))
-        assert [row["effect"] for row in rows] == ["blocking", "prioritising", "slowing"]
+        assert [row["effect"] for row in rows] == ["blocking", "prioritising", "slowing", "tampering"]
         assert rows[2]["operator"] == "'=Example Net"
         assert float(rows[2]["slowdown_estimate"]) == pytest.approx(0.5, abs=0.1)
         assert rows[2]["state"] == "corroborated"
