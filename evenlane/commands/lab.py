@@ -188,7 +188,6 @@ def run_accuracy(args: argparse.Namespace) -> int:
     from lab.accuracy import overview, reading
     from lab.drivers import NoDriver
     from lab.scenario import ScenarioError
-    from lab.stage import StageError
 
     try:
         rows = reading.load_all(args.rows)
@@ -208,7 +207,9 @@ def run_accuracy(args: argparse.Namespace) -> int:
         plan = study.Plan(**options, **({"workers": args.workers} if args.workers else {}))
         try:
             shown = overview.of_outcomes(study.run(rows, plan, study.stderr), len(rows))
-        except (NoDriver, StageError) as error:
+        except NoDriver as error:
             raise CannotRun(str(error)) from error
     print(json.dumps(shown, allow_nan=False) if args.json else overview.table(shown))
+    if shown["ok"] and shown["failed"]:
+        raise CannotRun(f"real sockets could not be used on {', '.join(shown['failed'])}; the reasons are above")
     return 0 if shown["ok"] else 1

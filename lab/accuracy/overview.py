@@ -15,7 +15,10 @@ from lab.accuracy.study import Outcome
 
 def of_outcomes(outcomes: Iterable[Outcome], asked: int) -> dict[str, Any]:
     """What was just played, as the one object of `--json`."""
-    rows = [{**one.result, "played": list(one.played), "seconds": one.seconds} for one in outcomes]
+    rows = []
+    for one in outcomes:
+        now = {"played": list(one.played), "seconds": one.seconds, "failed": one.failed}
+        rows.append({**one.result, **now})
     return _document(rows, asked)
 
 
@@ -30,7 +33,8 @@ def of(rows: Sequence[Row], directory: Path) -> dict[str, Any]:
 
 
 def _document(rows: list[dict[str, Any]], asked: int) -> dict[str, Any]:
-    return {"rows": rows, "left": asked - len(rows), "ok": not any(row["differs"] for row in rows)}
+    failed = [row["row"] for row in rows if row.get("failed")]
+    return {"rows": rows, "left": asked - len(rows), "failed": failed, "ok": not any(row["differs"] for row in rows)}
 
 
 def table(document: dict[str, Any]) -> str:
@@ -47,6 +51,7 @@ def table(document: dict[str, Any]) -> str:
             f"{row['row']:<34} {row['kind']:<14} {found:<10} {wrong:<10} {crossed:<12} {_real(real):<10} {told}"
         )
         lines += [f"    {what}" for what in row["differs"]]
+        lines += [f"    real sockets could not be used: {row['failed']}"] if row.get("failed") else []
     if document["left"]:
         lines.append(f"{document['left']} rows are left; the same command goes on with them")
     return "\n".join(lines)

@@ -258,8 +258,8 @@ def _fewer_bytes(played: Sequence[Result]) -> Promise:
     )
     figure = (
         f"{len(told) - len(dearer)} of {len(told)} rows, where it has to hold on every neutral row of the study as "
-        f"ours does (one test errs in {100 * rate:.0f} % on {row}). Repeated for the row's own noise alone, as if that were "
-        f"known beforehand: {len(told) - len(quiet)} of {len(told)}"
+        f"ours does (one test errs in {100 * rate:.0f} % on {row}). Repeated for the row's own noise alone, as if that "
+        f"were known beforehand: {len(told) - len(quiet)} of {len(told)}"
     )
     figure += f"; cheaper than ours on {', '.join(quiet)}" if quiet else ""
     return Promise(promise=promise, figure=figure, met=not dearer, rows=dearer)

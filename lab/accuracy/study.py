@@ -30,6 +30,7 @@ from lab.accuracy import results
 from lab.accuracy.fast import judge_run
 from lab.accuracy.judging import Judged, Place
 from lab.accuracy.model import Row, Run
+from lab.stage import StageError
 
 Tier = Literal["virtual", "real", "both"]
 ENGINE_MODULES: Final = {"path": "lab.accuracy.path", "stream": "lab.accuracy.stream"}
@@ -59,6 +60,8 @@ class Outcome:
     played: tuple[str, ...]
     """The tiers that were played now; those that were not are as they were."""
     seconds: float
+    failed: str = ""
+    """Why the real tier could not be played; its earlier result, if any, is kept."""
 
     @property
     def differs(self) -> list[str]:
@@ -98,10 +101,16 @@ def _play_row(row: Row, plan: Plan, say: Say) -> Outcome:
         played.append("virtual")
         result["differs"] = expectation.differs(row, result)
         results.write(result, plan.directory)
+    failed = ""
     if plan.tier in {"real", "both"} and _is_due(row, "real", before, plan):
-        result["real"] = real.play(row, driver=plan.driver, say=say)
-        result["digests"]["real"] = digest_of(row, "real")
-        played.append("real")
+        try:
+            result["real"] = real.play(row, driver=plan.driver, say=say)
+        except StageError as error:  # one row's programs did not run: the others are played all the same
+            failed = str(error)
+            say(f"{row.name}: real sockets could not be used: {failed}")
+        else:
+            result["digests"]["real"] = digest_of(row, "real")
+            played.append("real")
     result["differs"] = expectation.differs(row, result)
     if played:
         result["date"] = datetime.now(UTC).date().isoformat()
@@ -109,7 +118,8 @@ def _play_row(row: Row, plan: Plan, say: Say) -> Outcome:
     else:
         result["date"] = before.get("date", result["date"])
         say(f"{row.name}: unchanged since {result['date']}")
-    return Outcome(row=row.name, result=result, played=tuple(played), seconds=round(time.monotonic() - began, 1))
+    seconds = round(time.monotonic() - began, 1)
+    return Outcome(row=row.name, result=result, played=tuple(played), seconds=seconds, failed=failed)
 
 
 def _is_due(row: Row, tier: str, before: dict[str, Any], plan: Plan) -> bool:

@@ -16,11 +16,13 @@ from analysis.plan import DEFAULT_PLAN
 from analysis.rules import EFFECTS, RULES
 from analysis.simulate import CELL, Line, stream
 from analysis.verdict import decide
-from lab.accuracy import counterfactual, expectation, results, study
+from lab.accuracy import counterfactual, expectation, overview, real, results, study
 from lab.accuracy.judging import BOUNDS, Place, judge_run
 from lab.accuracy.model import Measure, Played, Row, Run
 from lab.accuracy.reading import from_document
 from lab.accuracy.study import Plan
+from lab.stage import StageError
+from probe.wire.records import Segment
 
 DOCUMENT = {
     "name": "a-row",
@@ -252,3 +254,74 @@ def test_a_gate_that_changes_nothing_differs():
     row = replace(ROW, options={"without_gate": ["sqm"]})
     run = run_of(Line(slowdown=0.5, noise=0.05))
     assert told(row, [run]) == ["leaving out sqm changes nothing, so the row does not show what it is for"]
+
+
+# -- the real tier ------------------------------------------------------------------------------------------------
+
+
+def real_and_twin(real_line: Line, twin_line: Line, pairs: int = 12):
+    """What `lab.accuracy.real` says of a run through sockets that measured `real_line`."""
+    row = replace(ROW, measure=Measure(pairs=pairs))
+    measured = judge_run(run_of(real_line, pairs, seed="real"), row.measure, {})
+    twins = [judge_run(run_of(twin_line, pairs, seed=f"twin{n}"), row.measure, {}) for n in range(5)]
+    return real.compared(row, [measured], twins)
+
+
+def test_tiers_that_measure_the_same_agree():
+    told = real_and_twin(Line(slowdown=0.5, noise=0.1), Line(slowdown=0.5, noise=0.12))
+    assert (told["agrees"], told["differs"]) == (True, [])
+    assert told["apps"]["youtube"]["rates"]["real"]["y"] == pytest.approx(0.69, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (Line(slowdown=0.2, noise=0.1), "youtube: median of 0.2"),
+        (Line(slowdown=0.5, noise=1.2), "youtube: pair noise of "),
+        (Line(noise=0.05), "youtube:slowing: real sockets say no_indication, virtual time corroborated"),
+    ],
+)
+def test_tiers_that_do_not_are_told_apart(line, words):
+    told = real_and_twin(line, Line(slowdown=0.5, noise=0.05))
+    assert told["agrees"] is False
+    assert any(why.startswith(words) for why in told["differs"]), told["differs"]
+
+
+def test_what_is_untrue_through_real_sockets_differs():
+    row = replace(ROW, scenario=replace(ROW.scenario, expect=frozenset()))
+    judged = [judge_run(run_of(Line(slowdown=0.6, noise=0.05)), row.measure, {})]
+    assert "youtube:slowing: accused, and it is not true" in real.compared(row, judged, judged)["differs"]
+
+
+def test_a_void_real_run_neither_agrees_nor_differs():
+    void = judge_run(replace(run_of(Line()), void="late"), Measure(), {})
+    told = real.compared(ROW, [void, void, void], [])
+    assert (told["agrees"], told["void"], told["differs"], told["voided"]) == (None, "late", [], ["late"] * 3)
+
+
+def test_rows_without_a_line_say_why():
+    assert real.play(ROW, driver=None, say=print) == {"skipped": real.STREAM}
+    skipping = replace(ROW, engine="path", options={"real": {"skip": "twelve days of real time"}})
+    assert real.play(skipping, driver=None, say=print) == {"skipped": "twelve days of real time"}
+
+
+def test_a_row_whose_programs_fail_stops_no_other(engine, tmp_path, monkeypatch):
+    def broken(row, **options):
+        raise StageError("a probe did not start")
+
+    monkeypatch.setattr(real, "play", broken)
+    rows = [replace(ROW, options={}), replace(ROW, name="b-row", options={})]
+    plan = Plan(tier="both", workers=1, directory=tmp_path)
+    found = list(study.run(rows, plan, lambda words: None))
+    assert [(one.failed, one.played, "real" in one.result) for one in found] == [
+        ("a probe did not start", ("virtual",), False)
+    ] * 2
+    document = overview.of_outcomes(found, 2)
+    assert document["failed"] == ["a-row", "b-row"]
+    assert "real sockets could not be used: a probe did not start" in overview.table(document)
+
+
+def test_bins_are_rates_over_the_time_they_took():
+    segment = Segment(arm="app", end="complete", bins_ms=(100, 250, 250), bins_bytes=(125_000, 187_500, 9))
+    assert real.bins_mbps(segment) == (10.0, 10.0)
+    assert real.bins_mbps(None) == ()
