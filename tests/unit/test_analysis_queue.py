@@ -191,6 +191,15 @@ def test_shares_bound_what_they_should():
     assert share_interval(0, 0, 5).estimate is None
 
 
+def test_lost_pairs_widen_a_share_and_do_not_count_as_blocked():
+    found = Ledger()
+    for pair in stream(Line(noise=0.1), random.Random(1), 30):
+        found.put(replace(pair, lost=pair.session in {"p1-3", "p1-9", "p1-20"}))
+    blocking = next(a for a in found.assessments() if a.effect == "blocking")
+    assert blocking.share == share_interval(0, 27, 3)
+    assert (blocking.share.estimate, blocking.share.low) == (0.0, 0.0)
+
+
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 10))
 def test_a_share_lies_in_its_interval_whatever_was_lost(alone, others, lost):
     found = share_interval(alone, others, lost)
