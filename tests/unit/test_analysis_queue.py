@@ -14,6 +14,7 @@ from analysis.effect import Share, share_interval
 from analysis.judge import Ledger
 from analysis.match import Session, pairs_of, queue_of
 from analysis.pairs import OrderHistory, score
+from analysis.probes import summarise
 from analysis.rules import RULES
 from analysis.simulate import CELL, Line, Queue, queue_stream, stream
 from analysis.synthetic import session_records
@@ -175,6 +176,25 @@ def test_a_started_concurrent_pair_without_receipt_loses_its_own_bets(tmp_path, 
     assert all(p.lost for p in found)  # receipt and list of started pairs tell two designs
 
 
+def test_a_changed_path_is_told_by_either_and_the_load_is_the_pairs_own_traffic():
+    """The household's traffic is weighed against what the pair moved, and its load is most of that."""
+    (one,) = queue_stream(Queue(), random.Random(1), 1)
+    records, _ = session(0, [one])
+    (seen,), (measured,) = records.receipt.pairs, records.measurement.pairs
+
+    def flags(**changes):
+        receipt = replace(records.receipt, pairs=(replace(seen, path_changed=changes.pop("witnessed", False)),))
+        measurement = replace(records.measurement, pairs=(replace(measured, **changes),))
+        (found,) = pairs_of(Session(receipt=receipt, measurement=measurement, started=records.started))
+        return found.flags
+
+    assert flags() == frozenset()
+    assert flags(witnessed=True) == flags(path_changed=True) == {"path_changed"}
+    assert seen.load_bytes == 6_000_000
+    assert flags(household_kb=500) == frozenset()
+    assert flags(household_kb=700) == {"household_traffic"}
+
+
 # -- sizes -------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +209,21 @@ def test_shares_bound_what_they_should():
     wider = share_interval(50, 50, 20)
     assert (wider.low < half.low, wider.high > half.high, wider.estimate) == (True, True, 0.5)
     assert share_interval(0, 0, 5).estimate is None
+
+
+def test_clear_of_slowing_needs_an_even_delay_and_an_even_loss():
+    def clear(queue):
+        found = Ledger()
+        for pair in queue_stream(queue, random.Random(3), 16):
+            found.put(pair)
+        return summarise("p1", found.states(CELL)["p1"]).clear
+
+    assert clear(Queue())["slowing"]
+    assert clear(Queue())["prioritising"]
+    assert not clear(Queue(loss=0.05))["slowing"]
+    assert not clear(Queue(delay_ms=25))["slowing"]
+    assert clear(Queue(loss=0.05))["prioritising"]
+    assert clear(Queue(delay_ms=25))["prioritising"]
 
 
 def test_lost_pairs_widen_a_share_and_do_not_count_as_blocked():
