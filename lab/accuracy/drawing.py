@@ -38,11 +38,18 @@ _SETTINGS: Final[dict[Any, Any]] = {
 }
 _OURS: Final = (
     LIGHT["app"],
-    STATE_COLOURS["no_indication"],
-    STATE_COLOURS["replicated"],
-    STATE_COLOURS["corroborated"],
+    *(STATE_COLOURS[state] for state in ("no_indication", "replicated", "corroborated")),
+    "#cc79a7",  # the two of Okabe and Ito's colours that states leave
+    "#56b4e9",
 )
-_DASHES: Final[tuple[Any, ...]] = ("-", (0, (6, 2)), (0, (2, 1)), (0, (6, 2, 1, 2)), (0, (1, 1)), (0, (10, 3)))
+_DASHES: Final[tuple[Any, ...]] = (
+    "-",
+    (0, (8, 1)),
+    (0, (2, 0.7)),
+    (0, (6, 1, 1, 1)),
+    (0, (4, 1)),
+    (0, (8, 1, 1, 1, 1, 1)),
+)
 _MARKS: Final = {"ours": "o", "theirs": "D", "other": ".", "bound": ""}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lab.accuracy import drawing, results
+from lab.accuracy.expectation import differs
 from lab.accuracy.figures import Figure, all_of, attacks_of, megabytes, percent, sizes_of
 from lab.accuracy.model import Row
 from lab.accuracy.requirements import Promise, cells_by_app, gates_left_out, is_attack, noise_of, of, unmet
@@ -33,12 +34,12 @@ def write(rows: Sequence[Row], directory: Path) -> dict[str, Any]:
     for name, text in files.items():
         directory.joinpath(name).write_text(text, "utf-8")
     promises = promises_of(known)
-    differs = {one["row"]: one["differs"] for one in known if one["differs"]}
+    unlike = {one["row"]: one["differs"] for one in known if one["differs"]}
     return {
         "files": sorted(str(directory / name) for name in files),
         "requirements": [asdict(one) for one in promises],
-        "differs": differs,
-        "ok": not unmet(promises) and not differs,
+        "differs": unlike,
+        "ok": not unmet(promises) and not unlike,
     }
 
 
@@ -54,10 +55,11 @@ def _plain(met: bool | None) -> str:
 
 
 def gather(rows: Sequence[Row], directory: Path) -> list[Result]:
-    """The committed result of each row; one that was never played is its head alone."""
+    """The committed result of each row, held against its file as it is now; one never played is its head alone."""
     from lab.accuracy.study import head  # noqa: PLC0415 - the study plays; the report only reads
 
-    return [results.read(row.name, directory) or {**head(row), "differs": []} for row in rows]
+    known = [(row, results.read(row.name, directory) or head(row)) for row in rows]
+    return [{**result, "differs": differs(row, result)} for row, result in known]
 
 
 def build(known: Sequence[Result]) -> dict[str, str]:
