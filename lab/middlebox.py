@@ -219,7 +219,7 @@ class Middlebox:
         if flow is not None and (marks or flow.insertion is not None):
             for changed in self._marked(flow, state.rule.header if state is not None else "", packet, way):
                 (subscriber.down if way == "down" else subscriber.up).offer(changed, now)
-        elif state is None or marks or state.rule.action == "pass":
+        elif state is None or marks:
             (subscriber.down if way == "down" else subscriber.up).offer(packet, now)
         else:
             self._act(subscriber, state, flow, (packet, way, now))
