@@ -122,10 +122,11 @@ def sure(words: Words, case: CaseView, pairs: tuple[PairRecord, ...]) -> list[st
         said.append(words.count("case.sure_lost", cell.lost_pairs))
     if "lost_unknown" in cell.reasons:
         said.append(words("case.sure_lost_unknown"))
-    if cell.detectable_rate_mbps is not None and cell.detectable_burst_kb is not None:
+    compares = cell.key.effect in {"slowing", "prioritising"}
+    if compares and cell.detectable_rate_mbps is not None and cell.detectable_burst_kb is not None:
         rate, burst = words.rate(cell.detectable_rate_mbps), words.size(cell.detectable_burst_kb)
         said.append(words("case.sure_detectable", rate=rate, burst=burst))
-    if cell.detectable_delay_ms is not None and cell.detectable_loss is not None:
+    if compares and cell.detectable_delay_ms is not None and cell.detectable_loss is not None:
         delay, loss = words.delay(cell.detectable_delay_ms), words.points(cell.detectable_loss)
         said.append(words("case.sure_detectable_queue", delay=delay, loss=loss))
     if case.retrospective or "retrospective" in cell.reasons:
@@ -151,9 +152,10 @@ def explanations(words: Words, case: CaseView, pairs: Sequence[PairRecord]) -> l
     if placebo:
         us = words(f"case.explain_us_{'alarm' if alarmed else 'answer'}", n=words.whole(placebo))
     coalition = case.smallest_coalition
+    at_once = bool(pairs) and all(pair.design == "concurrent" for pair in pairs)
     liars = words("case.explain_liars_answer", g=words.whole(coalition))
     found = (
-        ("moment", words("case.explain_moment_answer"), "ruled_out"),
+        ("moment", words(f"case.explain_moment_{'both' if at_once else 'answer'}"), "ruled_out"),
         ("us", us, "partly" if placebo and not alarmed else "open"),
         ("liars", liars, "partly" if coalition > 1 else "open"),
         ("home", home, "partly" if edge else "open"),

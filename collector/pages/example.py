@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: EUPL-1.2
 """A small invented world in which every state occurs: for tests, pictures of the pages, and translators.
 
-`python -m collector.pages.example` serves the pages with it on loopback. Nothing here was measured, the
+`python -m collector.pages.example [PORT]` serves the pages with it on loopback. Nothing here was measured, the
 operators do not exist, and no running collector imports this. Spec: spec/series.md, section "Pages".
 """
 
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
 from aiohttp import web
 
+from analysis.rules import RULES, VERSION_1
 from collector.config import Config
 from collector.keys import CONFIG, STORE
 from collector.model import (
@@ -28,6 +30,7 @@ from collector.model import (
     Interval,
     OperatorView,
     PairEvidence,
+    RuleVerdict,
     State,
 )
 from collector.pages.recompute import curve, judged
@@ -90,6 +93,32 @@ def blocked(operator: str, app: str, state: State = "corroborated", **changes: A
     return replace(plain, neutral_mbps=None, **changes)
 
 
+def queued(operator: str, app: str, state: State = "corroborated", **changes: Any) -> CellView:
+    """A cell of concurrent pairs: the app waits 38 ms longer behind a full queue, or loses more where told so."""
+    waits, loses = Interval(estimate=38.2, low=31.4, high=44.9), Interval(estimate=0.004, low=-0.01, high=0.02)
+    plain = cell(operator, app, state, slowdown=None, app_mbps=None, neutral_mbps=None, delay_ms=waits, loss=loses)
+    plain = replace(
+        plain,
+        app_delay_ms=Interval(estimate=118.0, low=109.0, high=127.0),
+        neutral_delay_ms=Interval(estimate=80.0, low=74.0, high=87.0),
+        app_loss=Interval(estimate=0.012, low=0.0, high=0.02),
+        neutral_loss=Interval(estimate=0.008, low=0.0, high=0.02),
+        detectable_rate_mbps=None,
+        detectable_burst_kb=None,
+        detectable_delay_ms=10.0,
+        detectable_loss=0.02,
+    )
+    return replace(plain, **changes)
+
+
+def altered(operator: str, app: str, state: State = "corroborated", **changes: Any) -> CellView:
+    """A cell in which what the app arm sends arrives changed."""
+    plain = cell(operator, app, state, "tampering", altered_app=41, altered_neutral=0)
+    even = Interval(estimate=0.01, low=-0.04, high=0.06)
+    share = Interval(estimate=0.85, low=0.66, high=0.95)
+    return replace(plain, slowdown=even, app_mbps=plain.neutral_mbps, share=share, **changes)
+
+
 def case(ident: str, of: CellView, **changes: Any) -> CaseView:
     """A case with the history that goes with its status."""
     plain = CaseView(
@@ -102,7 +131,7 @@ def case(ident: str, of: CellView, **changes: Any) -> CaseView:
         smallest_coalition=3,
         hypotheses=1890,
         threshold_log10_e=4.6,
-        history=(event("opened", 5, 4.7), event("changed", 1, of.log10_e)),
+        history=(event("opened", 5, 4.7), event("alerted", 4, 6.1), event("changed", 1, of.log10_e)),
     )
     return replace(plain, **changes)
 
@@ -134,6 +163,8 @@ def pairs(of: CellView, seed: int = 1, until: int | None = None) -> tuple[PairRe
         treated = kind == "test" and (until is None or sequence < until)
         app = neutral * (ratio if treated else 1) * math.exp(rng.gauss(0, 0.1))
         fails = of.key.effect == "blocking" and treated and sequence % 12 != 5
+        changed = of.key.effect == "tampering" and treated and sequence % 7 != 5
+        waits = of.delay_ms is not None
         made.append(
             PairRecord(
                 v=1,
@@ -150,16 +181,36 @@ def pairs(of: CellView, seed: int = 1, until: int | None = None) -> tuple[PairRe
                 network=f"n{sequence % 4 + 1}",
                 neutral_first=None if lost else rng.random() < 0.5,
                 lost=lost,
-                app_mbps=None if lost or fails else round(app, 3),
-                neutral_mbps=None if lost else round(neutral, 3),
+                app_mbps=None if lost or fails or waits else round(app, 3),
+                neutral_mbps=None if lost or waits else round(neutral, 3),
                 app_end=None if lost else "reset" if fails else "complete",
                 neutral_end=None if lost else "complete",
                 pace_mbps=12.0,
                 segment_s=4.0,
                 edge=sequence % 4 == 0,
+                app_altered=changed and not lost,
             )
         )
+        if waits:
+            made[-1] = _waiting(made[-1], of, rng, treated=treated)
     return tuple(made)
+
+
+def _waiting(pair: PairRecord, of: CellView, rng: random.Random, *, treated: bool) -> PairRecord:
+    """The pair as one of two slots at once behind a full queue."""
+    neutral = 80.0 * math.exp(rng.gauss(0, 0.08))
+    extra = (of.delay_ms.estimate if of.delay_ms else 0.0, of.loss.estimate if of.loss else 0.0)
+    delay, loss = extra if treated else (0.0, 0.0)
+    lost = (round(max(0.0, rng.gauss(0.01 + of_arm, 0.01)), 3) for of_arm in (loss, 0.0))
+    return replace(
+        pair,
+        design="concurrent",
+        queued=True,
+        app_delay_ms=None if pair.lost else round(neutral * math.exp(rng.gauss(0, 0.06)) + delay, 1),
+        neutral_delay_ms=None if pair.lost else round(neutral, 1),
+        app_loss=None if pair.lost else next(lost),
+        neutral_loss=None if pair.lost else next(lost),
+    )
 
 
 def by_pair(of: CellView, made: tuple[PairRecord, ...]) -> tuple[PairEvidence, ...]:
@@ -176,6 +227,8 @@ def by_hour(of: CellView, hours: int) -> tuple[EvidencePoint, ...]:
             log10_e=of.log10_e * (i + 1) / hours + 0.2 * math.sin(i),
             state=of.state,
             slowdown=of.slowdown,
+            delay_ms=of.delay_ms,
+            loss=of.loss,
             log10_e_without_one=(of.log10_e_without_one or 0.0) * (i + 1) / hours + 0.2 * math.sin(i),
         )
         for i in range(hours)
@@ -194,8 +247,21 @@ def detail(of: CaseView, hours: int = 0, until: int | None = None) -> CaseDetail
     made = pairs(of.cell, until=until)
     of = replace(of, cell=weighed(of.cell, made))
     return CaseDetail(
-        case=of, pairs=made, evidence_by_pair=by_pair(of.cell, made), evidence_by_hour=by_hour(of.cell, hours)
+        case=of,
+        pairs=made,
+        evidence_by_pair=by_pair(of.cell, made),
+        evidence_by_hour=by_hour(of.cell, hours),
+        rule=RULES.name,
     )
+
+
+def judged_before(of: CaseDetail) -> CaseDetail:
+    """The same after the rule has changed: what version 1 had said last stands beside it."""
+    before = replace(of.case.cell, state="replicated", log10_e=3.1, slowdown=Interval(estimate=0.6, low=0.5, high=0.7))
+    said = RuleVerdict(rule=VERSION_1.name, until_ms=NOW_MS - 30 * 24 * HOUR_MS, cell=before)
+    reasons = (*of.case.cell.reasons, "retrospective")
+    shown = replace(of.case, cell=replace(of.case.cell, reasons=reasons), retrospective=True)
+    return replace(of, case=shown, verdicts_by_rule=(said,))
 
 
 @dataclass
@@ -260,6 +326,17 @@ def _flapping() -> CaseView:
     )
 
 
+def _losing() -> CellView:
+    """A game that loses packets and waits no longer than others; an ended one of delay is in `_past`."""
+    return queued(
+        "plover",
+        "game",
+        delay_ms=Interval(estimate=0.8, low=-2.0, high=3.4),
+        loss=Interval(estimate=0.062, low=0.041, high=0.083),
+        app_loss=Interval(estimate=0.07, low=0.05, high=0.09),
+    )
+
+
 def _past() -> tuple[CaseDetail, CaseDetail]:
     """An ended case, and one that is no longer supported."""
     over = case("ended00001", cell("osprey", "youtube", "replicated"), status="ended", ended_ms=NOW_MS)
@@ -280,7 +357,16 @@ def world() -> ExampleStore:
     wide = Interval(estimate=-0.32, low=-1.9, high=0.18)
     hotspot = cell("heron", "youtube", "replicated", reasons=("hotspot",))
     return ExampleStore(
-        details=[detail(slowed), detail(blocking), detail(faster, hours=24), *_past(), detail(_flapping())],
+        details=[
+            judged_before(detail(slowed)),
+            detail(blocking),
+            detail(faster, hours=24),
+            *_past(),
+            detail(_flapping()),
+            detail(case("wait000001", queued("osprey", "signal-call"))),
+            detail(case("loss000001", _losing())),
+            detail(case("alter00001", altered("heron", "http-plain"))),
+        ],
         plain=[
             cell("heron", "youtube", "no_indication", "blocking"),
             cell("heron", "netflix", "no_indication"),
@@ -292,6 +378,9 @@ def world() -> ExampleStore:
             replace(cell("wren", "netflix", "insufficient"), reasons=("few_pairs",)),
             cell("stork", LONG_APP, "replicated", reasons=("could_be_few_probes",)),
             cell("stork", "bittorrent+udp", "no_indication"),
+            queued("stork", "signal-call", "no_indication", delay_ms=Interval(estimate=1.2, low=-3.1, high=5.6)),
+            queued("heron", "whatsapp-call", "not_testable", delay_ms=None, loss=None, reasons=("not_queued",)),
+            replace(cell("heron", "zoom", "no_indication"), since_day=LATER, reasons=("retrospective",)),
         ],
         register=[
             operator("heron", 1, "Heron Telecom"),
@@ -314,4 +403,4 @@ def application(store: ExampleStore) -> web.Application:
 
 
 if __name__ == "__main__":
-    web.run_app(application(world()), host="127.0.0.1", port=8099)
+    web.run_app(application(world()), host="127.0.0.1", port=int(sys.argv[1]) if len(sys.argv) > 1 else 8099)

@@ -122,19 +122,22 @@ async def test_the_language_comes_from_the_address_before_the_browser(aiohttp_cl
 async def test_the_overview_shows_state_size_interval_and_what_is_not_known(aiohttp_client: Opener) -> None:
     text = await text_of(await aiohttp_client(application(world())), "/?lang=en")
     for said in (
-        "4 cases are open:",
+        "7 cases are open:",
         "Heron Telecom",
         "corroborated",
         "62 % slower",
         "(55 to 69 %)",
         "45 % faster",
+        "waits 38 ms longer",
+        "loses 6.2 percentage points more",
+        "altered in 85 %",
         "fails in 94 %",
         "48 pairs, 4 probes",
         "not measured",
         "hotspots using Heron Telecom",
         "YouTube (video) – QUIC",
         "1,890 questions have data by now",
-        "5 operators, 6 apps",
+        "5 operators, 11 apps",
         "volunteers are not a random sample",
         "As of 22 November 2026, 13:00 UTC",
         'href="/case/slow000001?lang=en"',
@@ -294,7 +297,7 @@ async def test_a_long_history_shows_its_ends_and_says_what_it_leaves_out(aiohttp
     long = replace(first.case, history=(*first.case.history, *falls, replace(falls[0], rule="evenlane-pairs@2:0")))
     client = await aiohttp_client(application(ExampleStore(details=[replace(first, case=long)])))
     history = (await text_of(client, "/case/slow000001?lang=en")).split('id="history"')[1]
-    assert "35 lines between these are in the data." in history
+    assert "36 lines between these are in the data." in history
     assert history.count('<th scope="row">') == FIRST_LINES + LAST_LINES
     assert "evenlane-pairs@2:0" in history
     assert "it fell below 20 times" in history
