@@ -322,6 +322,10 @@ def test_the_same_export_twice_counts_once_and_a_different_one_is_refused(tmp_pa
         tally = counted([archive, again], BOTH[:1], workers)
         assert (tally.pairs, tally.repeated) == (len(MANY), len(MANY))
         assert rows(judge_published(tally)) == rows(judge_published(counted([archive], BOTH[:1], 1)))
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(b"".join(line_of(replace(r, edge=not r.edge) if r is MANY[7] else r) for r in MANY))
+    with pytest.raises(ArchiveError, match="hold different exports"):
+        counted([archive, other], BOTH[:1], 1)
     more = tmp_path / "more.jsonl"
     extra = replace(MANY[-1], sequence=MANY[-1].sequence + 1, probe="p77")
     more.write_bytes(archive.read_bytes() + line_of(extra))
