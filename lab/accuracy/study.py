@@ -35,7 +35,7 @@ from lab.stage import StageError
 Tier = Literal["virtual", "real", "both"]
 ENGINE_MODULES: Final = {"path": "lab.accuracy.path", "stream": "lab.accuracy.stream"}
 CHUNKS_A_WORKER: Final = 8
-SEEDS: Final = "every generator is seeded with the engine's name, the row's name and the repeat's number"
+SEEDS: Final = "every generator is seeded with the row's name and the repeat's number"
 
 
 @dataclass(frozen=True, kw_only=True)
