@@ -9,7 +9,9 @@ append-only, remembers when something was found. Spec: spec/api.md, section "Jud
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from analysis.plan import DEFAULT_PLAN, HypothesisPlan
@@ -21,6 +23,8 @@ from collector.store.base import Book
 from collector.store.rows import encode
 from collector.taking import Taken, take
 
+LATEST_MS: Final = 60_000
+"""After so long past hours are written again even while more sessions wait."""
 MOST_CELLS: Final = 5000
 """Cells kept in memory between two steps."""
 
@@ -76,11 +80,16 @@ class Judge:
         published = Published()
         if book.noted("rejudging") != "yes":
             self._by_rule(book, now_ms)
-            published = self._publisher.publish(book, mind, since, now_ms)
+            late = _Late.read(book)
+            postpone = left and not late.overdue(now_ms)
+            wanted = since if postpone else late.joined(since)
+            published = self._publisher.publish(book, mind, wanted, now_ms, postpone=postpone)
+            _Late.write(book, late if postpone else _Late(), published.postponed, now_ms)
         elif not left:
             self._by_rule(book, now_ms)
             published = self._publisher.publish(book, mind, dict.fromkeys(mind.numbers, 0), now_ms)
             book.note("rejudging", "no")
+            _Late.write(book, _Late(), {}, now_ms)
         mind.trim(MOST_CELLS)
         return Step(
             sessions=len(sessions),
@@ -118,6 +127,43 @@ class Judge:
         config = self._config
         told = [self._rules.digest(), self._plan.name, config.operators, config.timezone, config.timezones]
         return hashlib.sha256(encode(told).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Late:
+    """Cells whose past hours are still to be written again: from when on (Unix ms), and since when they wait."""
+
+    cells: Mapping[int, int] = field(default_factory=dict)
+    waiting_ms: int | None = None
+
+    @classmethod
+    def read(cls, book: Book) -> _Late:
+        """As the store has it: a restart forgets none."""
+        stored = json.loads(book.noted("late_hours") or "{}")
+        return cls({int(cell): at for cell, at in stored.get("cells", {}).items()}, stored.get("waiting_ms"))
+
+    @staticmethod
+    def write(book: Book, known: _Late, more: Mapping[int, int], now_ms: int) -> None:
+        """Remember these and more."""
+        cells = dict(known.cells)
+        for cell, at in more.items():
+            cells[cell] = min(at, cells.get(cell, at))
+        waiting = now_ms if known.waiting_ms is None else known.waiting_ms
+        told = encode({"cells": cells, "waiting_ms": waiting}) if cells else "{}"
+        if told != (book.noted("late_hours") or "{}"):
+            book.note("late_hours", told)
+
+    def overdue(self, now_ms: int) -> bool:
+        """Whether they have waited for so long that they are written though more sessions wait."""
+        return self.waiting_ms is not None and now_ms - self.waiting_ms >= LATEST_MS
+
+    def joined(self, since: Mapping[int, int | None]) -> dict[int, int | None]:
+        """What is to be published when they are written."""
+        found = dict(since)
+        for cell, at in self.cells.items():
+            other = found.get(cell)
+            found[cell] = at if other is None else min(at, other)
+        return found
 
 
 def _rescore(book: Book, mind: Mind, taken: Taken) -> dict[int, int | None]:

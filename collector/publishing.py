@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from analysis.cells import Assessment
 from analysis.episodes import log_share
@@ -38,6 +38,8 @@ class Published:
     cells: int = 0
     alerts: tuple[str, ...] = ()
     """What each alert was about: `alerted`, `ended`."""
+    postponed: Mapping[int, int] = field(default_factory=dict)
+    """Cells of which hours before the newest are still to be written again, and from when on (Unix ms)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +83,13 @@ class Publisher:
     annotations: bool
     """Whether a board is to be told of cases."""
 
-    def publish(self, book: Book, mind: Mind, since: Since, now_ms: int) -> Published:
-        """Publish these cells and all that follow from them."""
+    def publish(self, book: Book, mind: Mind, since: Since, now_ms: int, *, postpone: bool = False) -> Published:
+        """Publish these cells and all that follow from them.
+
+        `postpone`: write the newest hour alone and leave earlier ones, which late pairs change, for later: what is
+        shown now costs the same however late the pairs are, and a backlog of them rewrites the past once.
+        """
+        left: dict[int, int] = {}
         assessed: dict[int, Assessments] = {}
         closed: News = {}
         for number in since:
@@ -104,9 +111,11 @@ class Publisher:
                 assessed[number] = self._assess(book, mind, mind.cell(book, number))
         told: list[str] = []
         for number, found in assessed.items():
-            cell = mind.cell(book, number)
-            told += self._write(book, mind, cell, found=found, closed=closed, since_ms=since.get(number), now_ms=now_ms)
-        return Published(cells=len(assessed), alerts=tuple(told))
+            cell, from_ms = mind.cell(book, number), since.get(number)
+            if postpone and from_ms is not None and from_ms < _moment(book, cell, now_ms).bucket_ms:
+                left[number], from_ms = from_ms, None
+            told += self._write(book, mind, cell, found=found, closed=closed, since_ms=from_ms, now_ms=now_ms)
+        return Published(cells=len(assessed), alerts=tuple(told), postponed=left)
 
     def _close(self, book: Book, mind: Mind, cell: Cell, found: Assessments, now_ms: int) -> News:
         """End what has ended; `found` then holds the next episode of these effects."""

@@ -379,3 +379,53 @@ def test_the_detector_is_asked_of_the_case_s_own_days(town):
     summaries = cell.summaries(mind.networks, "slowing")
     assert log_detector(summaries, "slowing") > log_detector(summaries[:1], "slowing")
     assert log_detector(summaries[:1], "slowing") <= 2 * TEN
+
+
+# Late pairs
+
+
+def backlog(town, sessions=6):
+    """Three hours that were judged, then one probe's sessions of the first of them, which come all at once."""
+    late = [
+        town.session(0, at_ms=START + 600_000 + n * 60_000, pairs=3, truth=Truth(slowdown=0.5)) for n in range(sessions)
+    ]
+    for hour in range(3):
+        for who in range(3):
+            at_ms = START + hour * HOUR + who * 60_000
+            town.send(*town.session(who, at_ms=at_ms, pairs=4, truth=Truth(slowdown=0.5)).all)
+    town.run()
+    return [envelope for told in late for envelope in told.all]
+
+
+def test_a_backlog_of_late_pairs_rewrites_the_past_once(town, monkeypatch):
+    town.send(*backlog(town))
+    before = town.detail()
+    rewritten = []
+    past = type(town.judge._publisher)._past
+    monkeypatch.setattr(
+        type(town.judge._publisher),
+        "_past",
+        lambda self, *given: (rewritten.append(given[-1]), past(self, *given))[1],
+    )
+    step = town.store.write(lambda book: town.judge.step(book, town.now, 1)).result()
+    assert step.left
+    # What is shown now is up to date at once; the hours before it wait.
+    assert town.cell().pairs == before.cell.pairs + 3
+    assert [point.pairs for point in town.detail().evidence_by_hour] == [12, 24, 39]
+    assert rewritten == []
+    town.judge = Judge(town.config)  # a restart forgets none of them
+    town.run(most=1)
+    assert rewritten == [START]
+    assert [point.pairs for point in town.detail().evidence_by_hour] == [30, 42, 54]
+    everything = town.everything()
+    town.rejudge()
+    assert town.everything() == everything
+
+
+def test_under_lasting_load_the_past_is_written_after_a_minute(town):
+    town.send(*backlog(town))
+    town.store.write(lambda book: town.judge.step(book, town.now, 1)).result()
+    assert town.detail().evidence_by_hour[0].pairs == 12
+    step = town.store.write(lambda book: town.judge.step(book, town.now + 60_000, 1)).result()
+    assert step.left
+    assert town.detail().evidence_by_hour[0].pairs == 18
