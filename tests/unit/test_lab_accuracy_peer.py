@@ -104,6 +104,10 @@ def test_the_second_run_replaces_the_first() -> None:
     ]
 
 
+def test_the_second_run_decides_which_way() -> None:
+    assert [t.app_slower for t in peer.tests([played(SLOW, FAST), played(FAST, SLOW)])] == [False]
+
+
 def test_an_inconclusive_first_run_is_repeated_too() -> None:
     unclear, alike = played(SLOW[:3], FAST[:3]), played(FAST, FAST)
     assert [(t.answer, t.pairs) for t in peer.tests([unclear, alike])] == [("none", 2)]
