@@ -154,6 +154,7 @@ class Connection:
     def tick(self, now: float) -> None:
         """A time that was asked for has come."""
         if self._step in {"echoing", "waiting"}:
+            self.wake_at = 0.0  # this wish is used up
             self.ready(0, now)
             return
         if self._account is None:
