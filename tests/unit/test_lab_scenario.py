@@ -11,7 +11,7 @@ import pytest
 import lab.model
 from lab.model import Link, affected
 from lab.scenario import ScenarioError, from_table, load, to_table
-from probe.profiles.model import available
+from probe.profiles.model import every
 
 LIBRARY = sorted(Path(lab.model.__file__).with_name("scenarios").glob("*.toml"))
 RULE = 'name = "x"\n[[rule]]\nmatch = {{ {match} }}\naction = "{action}"\n{rest}'
@@ -165,7 +165,7 @@ def test_files_that_cannot_be_read_say_so(tmp_path: Path) -> None:
 def test_every_scenario_of_the_library_is_valid_and_true_to_itself(path: Path) -> None:
     scenario = load(path)
     assert scenario.name == path.stem
-    assert {app for app, _ in scenario.expect} <= set(available())
+    assert {app for app, _ in scenario.expect} <= set(every())
     if path.stem.startswith("neutral"):
         assert not scenario.expect
     else:
