@@ -39,6 +39,9 @@ def catalogue() -> dict[str, Any]:
                 "direction": profile.direction,
                 "carrier": profile.carrier,
                 "pace_mbps": profile.pace_mbps,
+                "design": profile.design,
+                "packet_bytes": profile.live.packet_bytes if profile.live else None,
+                "interval_ms": profile.live.interval_ms if profile.live else None,
                 "alpn": list(profile.alpn),
                 "names": list(profile.names),
                 "ndpi": profile.ndpi,
@@ -56,7 +59,8 @@ def catalogue_lines(found: dict[str, Any]) -> list[str]:
     lines += [f"  {nettest['id']:<14} {nettest['title']}" for nettest in found["nettests"]]
     lines.append("apps (* measured unless others are named): carrier, direction and pace of one user, component")
     for app in found["apps"]:
-        pace = f"{app['pace_mbps']:g} Mbit/s"
+        small = app["packet_bytes"]
+        pace = f"{small} B/{app['interval_ms']} ms" if small else f"{app['pace_mbps']:g} Mbit/s"
         facts = f"{app['carrier']:<8}  {app['direction']:<4}  {pace:<11}"
         lines.append(f"{'*' if app['default'] else ' ':>2}{app['id']:<18}  {facts}  {app['component']}")
     return lines
