@@ -6,10 +6,7 @@ Spec: spec/api.md, section "Judging".
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
-from analysis.logs import log_mean, log_mixed
+from analysis.judge import alarming
 from analysis.plan import HypothesisPlan
 from analysis.probes import ProbeState
 from analysis.rules import Rules
@@ -97,23 +94,15 @@ class Mind:
         return sorted(r.id for r in self._rows.values() if (r.operator, r.direction, r.access) == line)
 
     def placebo(self, book: Book, row: CellRow) -> tuple[ProbeState, ...]:
-        """The states of all placebo pairs of the cell's line where they raise the alarm, else none.
+        """The states of the placebo pairs of the cell's line that raise the alarm, if they do.
 
         Their evidence is kept per probe and mixed here, because computing all of it again for every cell and
         effect would make each pair cost as much as all pairs before it.
         """
         cells = [self.cell(book, number) for number in self.line(row)]
-        if mixed([log_e for cell in cells for log_e in cell.placebo()], self._rules) < math.log(self._rules.indication):
-            return ()
-        return tuple(state for cell in cells for state in cell.placebos.values())
+        states = [state for cell in cells for state in cell.placebos.values()]
+        return alarming(states, [log_e for cell in cells for log_e in cell.placebo()], self._rules)
 
     def app_place(self, app: str) -> int:
         """Place of an app outside the plan, in the order of first appearance; 1 for those in it."""
         return self._apps.get(app, 1)
-
-
-def mixed(log_es: Sequence[float], rules: Rules) -> float:
-    """log E over probes, as `analysis.gates.strength_of_placebo` mixes it; 0 without any."""
-    if not log_es:
-        return 0.0
-    return log_mean([math.fsum(log_mixed(share, log_e) for log_e in log_es) for share in rules.prevalences])

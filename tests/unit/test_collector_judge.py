@@ -9,14 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.gates import strength_of_placebo
-from analysis.pairs import CellKey as AnalysisKey
-from analysis.pairs import OrderHistory, Pair, score
-from analysis.probes import ProbeState, placebo_evidence
-from analysis.rules import EFFECTS, RULES, digest_of_inputs
+from analysis.rules import EFFECTS, digest_of_inputs
 from collector.config import OperatorEntry
 from collector.judge import Judge
-from collector.mind import mixed as mixed_by_the_collector
 from collector.rehearsal import Truth
 from probe.wire.envelope import read_payload, seal
 from probe.wire.records import Environment, Origin
@@ -230,38 +225,19 @@ def test_neutral_names_that_are_not_neutral_hold_every_case_of_the_line_back(tow
     assert town.cell().state == "corroborated"
     # Placebo pairs of another app: they speak of the names, so they count for the whole line.
     truth = Truth(placebo_slowdown=0.5)
-    for again in range(4):
-        assert town.cell().state == ("corroborated" if again < 2 else "replicated")
+    states = []
+    for again in range(6):
         for who in range(3):
             at_ms = START + (again + 1) * 100_000
             town.send(*town.session(who, at_ms=at_ms, app="signal", pairs=4, placebo=3, truth=truth).all)
         town.run()
+        states.append(town.cell().state)
+    # One home's placebo pairs are no alarm, however strong; those of the others are, once they are enough.
+    assert states == sorted(states)
+    assert states[0] == "corroborated"
     assert town.cell().state == "replicated"
     assert "placebo_alarm" in town.cell().reasons
     assert town.store.cases()[0].history[-1].reason == "placebo_alarm"
-
-
-@given(st.lists(st.integers(-6, 12), max_size=6))
-def test_placebo_evidence_is_mixed_as_analysis_mixes_it(runs):
-    states = []
-    for index, wins in enumerate(runs):
-        state = ProbeState()
-        for number in range(abs(wins)):
-            pair = Pair(
-                cell=AnalysisKey("o", 1, "a", "down", "fixed"),
-                kind="placebo",
-                probe=str(index),
-                session="s",
-                number=number,
-                started_ms=START,
-                neutral_first=True,
-                first_mbps=8.0 if wins > 0 else 4.0,
-                second_mbps=4.0 if wins > 0 else 8.0,
-            )
-            state.add(pair, score(OrderHistory(), pair))
-        states.append(state)
-    own = mixed_by_the_collector([log_e for state in states for log_e in placebo_evidence([state])], RULES)
-    assert own == pytest.approx(strength_of_placebo(states))
 
 
 def test_a_late_upload_rewrites_the_hours_it_belongs_to(town):
