@@ -99,10 +99,10 @@ def opened_after(line, seed, most, step):
         (Line(slowdown=0.3, noise=0.11, boost=0.2), 0.95, 17),
         (Line(slowdown=0.5, noise=0.3), 0.99, 21),
         (Line(slowdown=0.3, noise=0.3), 0.95, 63),
-        (Queue(delay_ms=30), 0.99, 12),
-        (Queue(delay_ms=15), 0.95, 16),
-        (Queue(delay_ms=30, noise_ms=20), 0.95, 40),
-        (Queue(loss=0.05), 0.95, 16),
+        (Queue(delay_ms=30), 0.99, 10),
+        (Queue(delay_ms=15), 0.95, 18),
+        (Queue(delay_ms=50, noise_ms=20), 0.95, 25),
+        (Queue(loss=0.05), 0.95, 13),
     ],
     ids=[
         "50% sd .11",
@@ -112,7 +112,7 @@ def opened_after(line, seed, most, step):
         "30% sd .3",
         "30 ms",
         "15 ms",
-        "30 ms sd 20",
+        "50 ms sd 20",
         "5 points",
     ],
 )

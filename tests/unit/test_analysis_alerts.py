@@ -308,3 +308,10 @@ def test_a_case_of_an_older_program_has_no_episode_yet():
     )  # fmt: skip
     assert (case.episode, case.closed_day, case.retrospective, case.alerted) == (1, None, False, False)
     assert RULES.alpha == 0.05
+
+
+def test_a_probe_bets_on_a_start_day_without_pairs_like_on_its_next_one():
+    terms = [{1: 2.0, 3: 0.5}, {2: 1.0}]
+    expected = [strength([a, b], [[0], [1]]).whole for a, b in ((2.0, 1.0), (0.5, 1.0), (0.5, 0.0))]
+    summed = over_start_days(terms, [[0], [1]], without=0)
+    assert math.exp(summed) == pytest.approx(math.fsum(map(math.exp, expected)))

@@ -61,7 +61,8 @@ def test_line_is_written_as_the_protocol_says() -> None:
         r"evenlane_cell,access=fixed,app=youtube,asn=64500,country=NL,direction=down,effect=slowing,"
         r"operator=Metro\,\ Net\ \=\ 1 "
         "state=5i,log10_e=6.0,slowdown=0.5,slowdown_low=0.4,slowdown_high=0.6,app_mbps=2.0,neutral_mbps=4.0,"
-        "pairs=36i,lost=1i,placebo=4i,failed_app=0i,failed_neutral=0i,probes=3i,slowed=3i,clear=0i,undecided=0i,altered_app=0i,altered_neutral=0i "
+        "pairs=36i,lost=1i,placebo=4i,failed_app=0i,failed_neutral=0i,probes=3i,slowed=3i,clear=0i,undecided=0i,"
+        "altered_app=0i,altered_neutral=0i "
         f"{HOUR}"
     )
 
