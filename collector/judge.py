@@ -25,6 +25,8 @@ from collector.taking import Taken, take
 
 LATEST_MS: Final = 60_000
 """After so long past hours are written again even while more sessions wait."""
+COUNTED: Final = 2
+"""Goes up by one when more is counted of the same pairs (2: by coin), so that older files are judged again."""
 MOST_CELLS: Final = 5000
 """Cells kept in memory between two steps."""
 
@@ -123,9 +125,9 @@ class Judge:
         return mind
 
     def _judged_by(self) -> str:
-        """What, when it changes, makes every verdict out of date: rule, plan, and the register that people keep."""
+        """What, when it changes, makes every verdict out of date: rule, plan, register, and what is counted."""
         config = self._config
-        told = [self._rules.digest(), self._plan.name, config.operators, config.timezone, config.timezones]
+        told = [COUNTED, self._rules.digest(), self._plan.name, config.operators, config.timezone, config.timezones]
         return hashlib.sha256(encode(told).encode()).hexdigest()
 
 

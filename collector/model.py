@@ -40,6 +40,22 @@ class CellKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CoinCounts:
+    """What became of the test pairs on which the coin fell one way; lost ones are not among them.
+
+    Under a fair coin that nobody could act on, both ways look alike. Who lets both transfers of a pair fail when he
+    dislikes the coin bets nothing with it, and shows here.
+    """
+
+    pairs: int = 0
+    void: int = 0
+    """Both transfers failed: the pair bets on nothing."""
+    failed_app: int = 0
+    """The app's alone failed."""
+    failed_neutral: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CellView:
     """One cell and effect as of `updated_ms` (Unix ms). Rates are medians in Mbit/s over pairs."""
 
@@ -91,6 +107,20 @@ class CellView:
     altered_neutral: int = 0
     since_day: str | None = None
     """Where an earlier case was closed: the first day whose pairs count since."""
+    log10_e_without_two: float | None = None
+    """The strength without the two strongest networks; None where it is withheld or unknown."""
+    rule: str = ""
+    """Id, version and digest of the rule that judged; empty in views that an older version wrote."""
+    altered_both: int = 0
+    """Pairs in which what either arm sent was changed under way."""
+    neutral_first: CoinCounts | None = None
+    """Pairs whose coin put the neutral name first (concurrent ones: in slot A); None where withheld or unknown."""
+    app_first: CoinCounts | None = None
+
+    @property
+    def void_pairs(self) -> int:
+        """Pairs in which both transfers failed, as far as they were counted."""
+        return sum(coin.void for coin in (self.neutral_first, self.app_first) if coin is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +189,11 @@ class CaseView:
     """Which case of its cell and effect it is: a closed one stays as it was, what comes later is another."""
     retrospective: bool = False
     """It was opened by data that are older than the rule which judged them."""
+
+    @property
+    def alerted(self) -> bool:
+        """Whether people were told of it."""
+        return any(event.what == "alerted" for event in self.history)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,7 @@ class _Page:
     cell: Cell
     followed: Mapping[Effect, Followed]
     now_ms: int
+    rule: str
 
     def view(self, found: Assessment, extras: Extras, bucket_ms: int) -> CellView:
         followed = self.followed[found.effect]
@@ -60,6 +61,7 @@ class _Page:
             case=None if followed.case is None else followed.case.case.id,
             now_ms=self.now_ms,
             since=self.cell.eras[found.effect].at(bucket_ms).since,
+            rule=self.rule,
         )
 
     def hour(self, found: Assessment, extras: Extras, bucket_ms: int) -> HourRow:
@@ -133,6 +135,7 @@ class Publisher:
                 case=None,
                 now_ms=now_ms,
                 since=cell.episode(effect).since,
+                rule=self.rules.name,
             )
             events = close(book, cell, assessment, mind.networks, view=view, moment=moment, rules=self.rules)
             if events:
@@ -213,7 +216,7 @@ class Publisher:
                 moment=moment,
                 rules=self.rules,
             )
-        page = _Page(cell=cell, followed=followed, now_ms=now_ms)
+        page = _Page(cell=cell, followed=followed, now_ms=now_ms, rule=self.rules.name)
         told: list[str] = []
         for effect, assessment in found.items():
             view = page.view(assessment, cell.span(effect).extras, moment.bucket_ms)

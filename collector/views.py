@@ -12,15 +12,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from analysis.cells import Assessment
 from analysis.effect import Interval as AnalysisInterval
 from analysis.effect import Share
 from analysis.logs import e_value
-from analysis.pairs import Pair
+from analysis.pairs import Pair, Scored
 from analysis.rules import State
-from collector.model import CaseEvent, CaseView, CellKey, CellView, EvidencePoint, Interval
+from collector.model import CaseEvent, CaseView, CellKey, CellView, CoinCounts, EvidencePoint, Interval
 from collector.store.base import CaseRow, PairRow
 
 LEAST_PROBES: Final = 3
@@ -37,7 +37,7 @@ class Extras:
     """Rates, Mbit/s."""
     neutral: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
-    """placebo, failed_app, failed_neutral, altered_app, altered_neutral."""
+    """placebo, failed_app, failed_neutral, altered_app, altered_neutral, altered_both, and by coin (`_by_coin`)."""
     app_delay: Counter[str] = field(default_factory=Counter)
     """Delays behind a full queue, ms; losses as shares of a thousand."""
     neutral_delay: Counter[str] = field(default_factory=Counter)
@@ -58,6 +58,10 @@ class Extras:
             _bump(self.counts, "altered_app" if scored.altered > 0 else "altered_neutral", by)
         if scored.lost:
             return
+        if pair.first_altered and pair.second_altered:
+            _bump(self.counts, "altered_both", by)
+        for name in _by_coin(pair, scored):
+            _bump(self.counts, name, by)
         self._compare(pair, (self.app, self.neutral), (pair.first_mbps, pair.second_mbps), by)
         if pair.queued:
             delays = (pair.first_delay_ms, pair.second_delay_ms)
@@ -92,6 +96,27 @@ class Extras:
 
 
 _EXTRAS: Final = ("app", "neutral", "counts", "app_delay", "neutral_delay", "app_loss", "neutral_loss")
+
+
+def _by_coin(pair: Pair, scored: Scored) -> tuple[str, ...]:
+    """The counts of the pair's coin that it enters."""
+    coin = "neutral_first" if pair.neutral_first else "app_first"
+    if scored.void:
+        return f"{coin}_pairs", f"{coin}_void"
+    # Which transfer failed, whatever the pair bets on: an altered one bets on tampering alone.
+    failed = (pair.first_failed, pair.second_failed) if pair.neutral_first else (pair.second_failed, pair.first_failed)
+    names = zip((f"{coin}_failed_neutral", f"{coin}_failed_app"), failed, strict=True)
+    return f"{coin}_pairs", *(name for name, so in names if so)
+
+
+def coin_counts(counts: Counter[str], coin: Literal["neutral_first", "app_first"]) -> CoinCounts:
+    """What became of the pairs on which the coin fell this way."""
+    return CoinCounts(
+        pairs=counts[f"{coin}_pairs"],
+        void=counts[f"{coin}_void"],
+        failed_app=counts[f"{coin}_failed_app"],
+        failed_neutral=counts[f"{coin}_failed_neutral"],
+    )
 
 
 def _bump(counter: Counter[str], name: str, by: int) -> None:
@@ -174,11 +199,16 @@ def cell_view(
     case: str | None,
     now_ms: int,
     since: int | None = None,
+    rule: str = "",
 ) -> CellView:
-    """One cell and effect as the public sees it; `since` is the first day that counts, where not all do."""
+    """One cell and effect as the public sees it; `since` is the first day that counts, where not all do.
+
+    `rule` is the name of the edition that judged.
+    """
     since_day = None if since is None else date.fromordinal(since).isoformat()
     if found.probes < LEAST_PROBES:
-        return _withheld(found, extras, country=country, case=case, now_ms=now_ms, since_day=since_day)
+        hidden = _withheld(found, extras, country=country, case=case, now_ms=now_ms, since_day=since_day)
+        return replace(hidden, rule=rule)
     state: State = "corroborated" if listed else found.base
     return CellView(
         key=cell_key(found),
@@ -216,6 +246,11 @@ def cell_view(
         altered_app=extras.counts["altered_app"],
         altered_neutral=extras.counts["altered_neutral"],
         since_day=since_day,
+        log10_e_without_two=log10(found.strength.without_two),
+        rule=rule,
+        altered_both=extras.counts["altered_both"],
+        neutral_first=coin_counts(extras.counts, "neutral_first"),
+        app_first=coin_counts(extras.counts, "app_first"),
     )
 
 

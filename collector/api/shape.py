@@ -12,7 +12,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from collector.model import CaseDetail, CaseView, CellDetail, CellView, Interval, OperatorView
+from collector.model import CaseDetail, CaseView, CellDetail, CellView, CoinCounts, Interval, OperatorView
 from collector.store.rows import plain
 from probe.wire.codec import fields_of
 from probe.wire.records import PairRecord
@@ -68,12 +68,27 @@ def cell_row(cell: CellView) -> dict[str, Any]:
         "altered_app": cell.altered_app,
         "altered_neutral": cell.altered_neutral,
         "since_day": cell.since_day,
+        "log10_e_without_two": cell.log10_e_without_two,
+        "rule": cell.rule or None,
+        "altered_both": cell.altered_both,
+        "by_coin": {"neutral_first": _coin(cell.neutral_first), "app_first": _coin(cell.app_first)},
+    }
+
+
+def _coin(counts: CoinCounts | None) -> dict[str, int | None]:
+    if counts is None:
+        return dict.fromkeys(("pairs", "void", "failed_app", "failed_neutral"))
+    return {
+        "pairs": counts.pairs,
+        "void": counts.void,
+        "failed_app": counts.failed_app,
+        "failed_neutral": counts.failed_neutral,
     }
 
 
 def case_row(case: CaseView) -> dict[str, Any]:
     """One case without its pairs."""
-    return {**plain(case), "cell": cell_row(case.cell)}
+    return {**plain(case), "cell": cell_row(case.cell), "alerted": case.alerted}
 
 
 def operator_row(operator: OperatorView) -> dict[str, Any]:
@@ -142,7 +157,10 @@ _EMPTY_CELL: Final = (
     " share_estimate share_low share_high app_delay_ms_estimate app_delay_ms_low app_delay_ms_high"
     " neutral_delay_ms_estimate neutral_delay_ms_low neutral_delay_ms_high app_loss_estimate app_loss_low app_loss_high"
     " neutral_loss_estimate neutral_loss_low neutral_loss_high altered_app altered_neutral"
-    " detectable_delay_ms detectable_loss since_day"
+    " detectable_delay_ms detectable_loss since_day log10_e_without_two rule altered_both"
+    " by_coin_neutral_first_pairs by_coin_neutral_first_void by_coin_neutral_first_failed_app"
+    " by_coin_neutral_first_failed_neutral by_coin_app_first_pairs by_coin_app_first_void"
+    " by_coin_app_first_failed_app by_coin_app_first_failed_neutral"
 )
 CELL_COLUMNS: Final = tuple(_EMPTY_CELL.split())
 CASE_COLUMNS: Final = (
@@ -157,5 +175,6 @@ CASE_COLUMNS: Final = (
     "threshold_log10_e",
     "episode",
     "retrospective",
+    "alerted",
     *(f"cell_{name}" for name in CELL_COLUMNS),
 )

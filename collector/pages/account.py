@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
-from collector.model import CaseEvent, CaseView
+from collector.model import CaseEvent, CaseView, CellView, CoinCounts
+from collector.pages.apps import app_name
 from collector.pages.language import Words
 from collector.pages.recompute import curve
-from collector.pages.sentence import size
+from collector.pages.sentence import reaches_below_material, size
 from probe.wire.records import PairRecord
 
 FIRST_LINES: Final = 2
@@ -43,6 +44,9 @@ class Event:
     sign: str
     reason: str
     evidence: str
+    """Without the strongest network; a dash where an older version did not write it down."""
+    whole: str
+    """With all networks."""
     rule: str
     inputs: str
 
@@ -59,6 +63,8 @@ class History:
     """After so many lines."""
     rule: str | None
     """The rule that decided everything, where it was one; else each line names its own."""
+    number: str
+    """Its version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +135,38 @@ def sure(words: Words, case: CaseView, pairs: tuple[PairRecord, ...]) -> list[st
     if compares and cell.detectable_delay_ms is not None and cell.detectable_loss is not None:
         delay, loss = words.delay(cell.detectable_delay_ms), words.points(cell.detectable_loss)
         said.append(words("case.sure_detectable_queue", delay=delay, loss=loss))
-    if case.retrospective or "retrospective" in cell.reasons:
-        said.append(words("case.sure_retrospective"))
+    if reaches_below_material(cell):
+        said.append(words("case.sure_small"))
+    if cell.void_pairs:
+        said.append(words("case.sure_void", by_coin=by_coin(words, cell, "void")))
     return said
+
+
+def by_coin(words: Words, cell: CellView, what: Literal["void", "failed"]) -> str:
+    """How many pairs failed in both arms, or in one, and how they fall upon the two sides of the coin."""
+    if cell.neutral_first is None or cell.app_first is None:
+        return words("cell.not_yet")
+
+    def count(coin: CoinCounts) -> int:
+        return coin.void if what == "void" else coin.failed_app + coin.failed_neutral
+
+    first, second = cell.neutral_first, cell.app_first
+    return words(
+        "cell.by_coin",
+        k=words.whole(count(first) + count(second)),
+        n=words.whole(first.pairs + second.pairs),
+        a=words.whole(count(first)),
+        of_a=words.whole(first.pairs),
+        b=words.whole(count(second)),
+        of_b=words.whole(second.pairs),
+        app=app_name(words, cell.key.app),
+    )
+
+
+def rule_number(rule: str) -> str:
+    """The version in a rule's name: "2" of "evenlane-pairs@2:1f0a…"; a name of another form as it is."""
+    version = rule.partition("@")[2].partition(":")[0]
+    return version or rule
 
 
 def explanations(words: Words, case: CaseView, pairs: Sequence[PairRecord]) -> list[Explanation]:
@@ -186,12 +221,14 @@ def history(words: Words, case: CaseView) -> History:
         kept = (*lines[:FIRST_LINES], *lines[-LAST_LINES:])
         gap, left_out = FIRST_LINES, words.count("case.history_left_out", len(lines) - len(kept))
     rules = {line.rule for line in lines}
+    rule = next(iter(rules)) if len(rules) == 1 else None
     return History(
         summary=_to_and_fro(words, case),
         events=tuple(_event(words, line) for line in kept),
         left_out=left_out,
         gap_after=gap,
-        rule=next(iter(rules)) if len(rules) == 1 else None,
+        rule=rule,
+        number=rule_number(rule or ""),
     )
 
 
@@ -201,7 +238,8 @@ def _event(words: Words, line: CaseEvent) -> Event:
         what=words(f"event.{line.what}"),
         sign=_SIGNS[line.what],
         reason=reason_in(words, line.reason) if line.reason else "",
-        evidence=words.evidence(line.log10_e),
+        evidence="–" if line.log10_e_without_one is None else words.evidence(line.log10_e_without_one),
+        whole=words.evidence(line.log10_e),
         rule=line.rule,
         inputs=line.inputs,
     )

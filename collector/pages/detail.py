@@ -9,12 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote, urlencode
 
 from analysis.rules import RULES
-from collector.model import CaseDetail, CellDetail, CellView, OperatorView, RuleVerdict
-from collector.pages.account import Explanation, History, Law, explanations, history, law, reason_in, sure
+from collector.model import CaseDetail, CaseView, CellDetail, CellKey, CellView, OperatorView, RuleVerdict
+from collector.pages.account import (
+    Explanation,
+    History,
+    Law,
+    by_coin,
+    explanations,
+    history,
+    law,
+    reason_in,
+    rule_number,
+    sure,
+)
 from collector.pages.apps import app_name
 from collector.pages.curve import Threshold, evidence
 from collector.pages.figure import Figure
@@ -22,6 +33,14 @@ from collector.pages.language import Words
 from collector.pages.overview import Chip, brand, case_chip, cell_address, chip, place_name, shown_state
 from collector.pages.pictures import lanes, slopes
 from collector.pages.sentence import LEAST_PROBES, Measure, measure, sentence, short_size, status_note
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What an earlier edition of the rule had said last: one sentence, and the edition's whole name."""
+
+    text: str
+    rule: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +52,8 @@ class CasePage:
     kicker: str
     chip: Chip
     sentence: str
-    note: str | None
+    notes: tuple[str, ...]
+    """What must be read with the sentence: that it is over, that it looks back, that it is not the first."""
     lanes: Figure | None
     sure: tuple[str, ...]
     pairs: Figure
@@ -41,8 +61,10 @@ class CasePage:
     explanations: tuple[Explanation, ...]
     law: Law
     history: History
-    before: tuple[str, ...]
-    """What earlier editions of the rule had said, one sentence each."""
+    before: tuple[Said, ...]
+    """What earlier editions of the rule had said."""
+    siblings: tuple[tuple[str, str], ...]
+    """What the other cases of the same question are, and their addresses."""
     places: tuple[tuple[str, str], ...]
     """Name and address of the operator's and the app's pages."""
     as_of: str
@@ -57,6 +79,7 @@ class CellPage:
     chip: Chip
     meaning: str
     case: str | None
+    """The cell's open case."""
     reasons: tuple[str, ...]
     lanes: Figure | None
     pairs: Figure | None
@@ -64,7 +87,9 @@ class CellPage:
     figures: tuple[tuple[str, str], ...]
     since: str | None
     """Where an earlier case was closed: that its pairs count no more."""
-    before: tuple[str, ...]
+    before: tuple[Said, ...]
+    siblings: tuple[tuple[str, str], ...]
+    """What its other cases are, and their addresses."""
     places: tuple[tuple[str, str], ...]
     data: str
     """Address of the cell's data."""
@@ -73,8 +98,10 @@ class CellPage:
     as_of: str
 
 
-def case_page(words: Words, detail: CaseDetail, register: Sequence[OperatorView]) -> CasePage:
-    """The page of a case."""
+def case_page(
+    words: Words, detail: CaseDetail, register: Sequence[OperatorView], cases: Sequence[CaseView] = ()
+) -> CasePage:
+    """The page of a case; of all `cases` it tells those of the same question."""
     case, cell = detail.case, detail.case.cell
     operator, name = brand(words, cell.key.operator, register), app_name(words, cell.key.app)
     state = case_chip(words, case)
@@ -89,7 +116,7 @@ def case_page(words: Words, detail: CaseDetail, register: Sequence[OperatorView]
         kicker=words("case.kicker", id=case.id, line=_line(words, cell), state=state.word),
         chip=state,
         sentence=sentence(words, case, operator, detail.evidence_by_hour),
-        note=status_note(words, case),
+        notes=tuple(notes(words, case)),
         lanes=lanes(words, cell),
         sure=tuple(sure(words, case, detail.pairs)),
         pairs=slopes(words, detail.pairs, cell.key.app, cell.key.effect, drawn_in(cell)),
@@ -108,16 +135,47 @@ def case_page(words: Words, detail: CaseDetail, register: Sequence[OperatorView]
         law=law(words, cell.key.effect),
         history=history(words, case),
         before=tuple(said_before(words, said) for said in detail.verdicts_by_rule),
+        siblings=siblings(words, cell.key, cases, but=case.id),
         places=places(words, cell, register),
         as_of=words("site.as_of", moment=words.moment(cell.updated_ms)),
     )
 
 
+def notes(words: Words, case: CaseView) -> list[str]:
+    """What must be read with the sentence."""
+    status = status_note(words, case)
+    said = [] if status is None else [status]
+    if case.retrospective or "retrospective" in case.cell.reasons:
+        said.append(words("case.sure_retrospective"))
+    if case.episode > 1:
+        said.append(words("case.episode", k=words.whole(case.episode)))
+    return said
+
+
+def siblings(
+    words: Words, key: CellKey, cases: Sequence[CaseView], but: str | None = None
+) -> tuple[tuple[str, str], ...]:
+    """The cases of one question, all but one: what each is, and its address. The number of the network may differ."""
+    same = [c for c in cases if replace(c.cell.key, asn=None) == replace(key, asn=None) and c.id != but]
+    return tuple(
+        (
+            words("case.sibling", id=c.id, date=words.day_of(c.opened_ms), state=case_chip(words, c).word),
+            f"/case/{c.id}",
+        )
+        for c in sorted(same, key=lambda c: (c.opened_ms, c.id))
+    )
+
+
 def cell_page(
-    words: Words, detail: CellDetail, cells: Sequence[CellView], register: Sequence[OperatorView]
+    words: Words,
+    detail: CellDetail,
+    cells: Sequence[CellView],
+    register: Sequence[OperatorView],
+    cases: Sequence[CaseView] = (),
 ) -> CellPage:
-    """The page of a cell and effect, case or none."""
+    """The page of a cell and effect, case or none; of all `cases` it tells its own."""
     cell = detail.cell
+    open_case = next((c.id for c in cases if c.id == cell.case and c.status == "open" and c.supported), None)
     name = app_name(words, cell.key.app)
     state, hidden = shown_state(cell), cell.probes < LEAST_PROBES
     place = (cell.key.operator, cell.key.app, cell.key.direction, cell.key.access)
@@ -136,7 +194,7 @@ def cell_page(
         kicker=_line(words, cell),
         chip=chip(words, state),
         meaning=words(f"state_means.{state}"),
-        case=cell.case,
+        case=open_case,
         reasons=(words("size.few_probes"),) if hidden else tuple(reason_in(words, reason) for reason in cell.reasons),
         lanes=lanes(words, cell),
         pairs=None
@@ -148,6 +206,7 @@ def cell_page(
         figures=() if hidden else tuple(_figures(words, cell)),
         since=None if cell.since_day is None else words("cell.since", day=words.day(cell.since_day)),
         before=tuple(said_before(words, said) for said in detail.verdicts_by_rule),
+        siblings=siblings(words, cell.key, cases, but=open_case),
         places=places(words, cell, register),
         data="/v1/evidence?"
         + urlencode({name: getattr(cell.key, name) for name in ("operator", "app", "direction", "access", "effect")}),
@@ -163,14 +222,18 @@ def drawn_in(cell: CellView) -> Measure:
     return measure(cell) if cell.key.effect in {"slowing", "prioritising"} else "rate"
 
 
-def said_before(words: Words, said: RuleVerdict) -> str:
+def said_before(words: Words, said: RuleVerdict) -> Said:
     """Judged by an earlier rule until a day: the state, and the size if one was claimed."""
     state = shown_state(said.cell)
     found = None if state in {"insufficient", "not_testable"} else short_size(words, said.cell)
     figures = "" if found is None else f", {found[0]} ({found[1]})"
-    return words(
-        "case.said_before", rule=said.rule, date=words.day_of(said.until_ms), state=words(f"state.{state}") + figures
+    text = words(
+        "case.said_before",
+        rule=rule_number(said.rule),
+        date=words.day_of(said.until_ms),
+        state=words(f"state.{state}") + figures,
     )
+    return Said(text, said.rule)
 
 
 def _hotspot(cell: CellView) -> str:
@@ -219,6 +282,8 @@ def _figures(words: Words, cell: CellView) -> list[tuple[str, str]]:
         ("evidence", words.evidence(cell.log10_e)),
         ("pairs", words.whole(cell.pairs)),
         ("lost", words.whole(cell.lost_pairs)),
+        ("void", by_coin(words, cell, "void")),
+        ("failed", by_coin(words, cell, "failed")),
         ("placebo", words.whole(cell.placebo_pairs)),
         ("probes", words.whole(cell.probes)),
         ("slowed", words.whole(cell.slowed)),

@@ -74,10 +74,13 @@ def _say(words: Words, seen: Measure) -> Callable[[float], str]:
 def _lanes_counted(words: Words, cell: CellView) -> Figure | None:
     """Blocking and tampering: in how many pairs each arm got through, as it was sent."""
     effect = cell.key.effect
-    failed = (
-        (cell.failed_app, cell.failed_neutral) if effect == "blocking" else (cell.altered_app, cell.altered_neutral)
-    )
-    found = [share_failed(k, cell.pairs) for k in failed]
+    # A void pair failed in both arms, and says nothing of what arrived.
+    failed = tuple(k + cell.void_pairs for k in (cell.failed_app, cell.failed_neutral))
+    of = cell.pairs
+    if effect == "tampering":
+        failed = tuple(k + cell.altered_both for k in (cell.altered_app, cell.altered_neutral))
+        of -= cell.void_pairs
+    found = [share_failed(k, of) for k in failed]
     if found[0] is None or found[1] is None:
         return None
     worked = tuple(Interval(estimate=1 - s.estimate, low=1 - s.high, high=1 - s.low) for s in found if s is not None)
@@ -87,7 +90,7 @@ def _lanes_counted(words: Words, cell: CellView) -> Figure | None:
         app=name,
         k=words.whole(failed[0]),
         m=words.whole(failed[1]),
-        n=words.whole(cell.pairs),
+        n=words.whole(of),
     )
     values = tuple((words.percent(i.estimate), " – ".join(words.percents(i.low, i.high))) for i in worked)
     note = words(f"case.lanes_note_{effect}")
@@ -152,7 +155,8 @@ def slopes(words: Words, pairs: Sequence[PairRecord], app: str, effect: Effect, 
     drawn = [pair for pair in tested if figures_of(pair, seen) != (None, None)]
     shown = spread(drawn, MOST_SLOPES)
     title = _slopes_title(words, tested, name, effect, seen)
-    note = words("chart.pairs_text" if seen == "rate" else f"chart.pairs_text_{seen}", app=name)
+    altered = "_tampering" if effect == "tampering" else ""
+    note = words(f"chart.pairs_text{altered}" if seen == "rate" else f"chart.pairs_text_{seen}", app=name)
     if len(shown) < len(drawn):
         note += " " + words("chart.pairs_sampled", n=words.whole(len(shown)), total=words.whole(len(drawn)))
     marks = svg.ticks(max([r for p in shown for r in figures_of(p, seen) if r is not None], default=1.0) or 1.0)
@@ -169,7 +173,10 @@ def slopes(words: Words, pairs: Sequence[PairRecord], app: str, effect: Effect, 
         of_app, of_other = figures_of(pair, seen)
         y_app, y_other = down(of_app or 0), down(of_other or 0)
         content.append(svg.line(22, y_other, 95, y_app, "pair" if len(shown) <= DENSE else "pair dense"))
-        content += [_cross(x, 232) for x, rate in ((95, of_app), (22, of_other)) if rate is None]
+        content += [_mark(x, 232, CROSS, "cross") for x, rate in ((95, of_app), (22, of_other)) if rate is None]
+        if altered:
+            arms = ((95, y_app, pair.app_altered), (22, y_other, pair.neutral_altered))
+            content += [_mark(x, y, DIAMOND, "altered") for x, y, so in arms if so]
     left, right = words("case.lane_neutral"), svg.shorten(name)
     below = 20 if len(left) + len(right) > BESIDE else 0
     content += [
@@ -239,11 +246,17 @@ def _arm(words: Words, pair: PairRecord, *, app: bool, effect: Effect) -> str:
     return ", ".join(figures) or words("chart.failed")
 
 
-def _cross(x: float, y: float) -> Markup:
-    """A failed connection; its strokes are pixels around a percentage, which only a nested picture allows."""
+CROSS: Final = "M-5-5L5 5M-5 5L5-5"
+"""A connection that failed."""
+DIAMOND: Final = "M0-6L6 0L0 6L-6 0Z"
+"""A transfer that arrived altered."""
+
+
+def _mark(x: float, y: float, path: str, class_: str) -> Markup:
+    """A sign at the end of a line; its strokes are pixels around a percentage, which only a nested picture allows."""
     return svg.element(
         "svg",
-        svg.element("path", d="M-5-5L5 5M-5 5L5-5", class_="cross"),
+        svg.element("path", d=path, class_=class_),
         x=f"{x}%",
         y=y,
         overflow="visible",

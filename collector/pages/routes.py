@@ -94,10 +94,10 @@ async def _overview(request: web.Request) -> web.Response:
 async def _case(request: web.Request) -> web.Response:
     place, store = _place(request), request.app[STORE]
     w, ident = words(place.language), request.match_info["id"]
-    detail, register = await in_thread(lambda: (store.case(ident), store.operators()))
+    detail, register, cases = await in_thread(lambda: (store.case(ident), store.operators(), store.cases()))
     if detail is None:
         return _missing(place)
-    page = case_page(w, detail, register)
+    page = case_page(w, detail, register, cases)
     address = f"{place.base}/v1/cases/{detail.case.id}"
     data = [(address, w("case.data_json")), (f"{address}?format=csv", w("case.data_csv"))]
     return _answer(
@@ -136,10 +136,12 @@ async def _cell(request: web.Request) -> web.Response:
     w, key = words(place.language), _key(request)
     if key is None:
         return _missing(place)
-    detail, cells, register = await in_thread(lambda: (store.evidence(key), store.cells(), store.operators()))
+    detail, cells, register, cases = await in_thread(
+        lambda: (store.evidence(key), store.cells(), store.operators(), store.cases())
+    )
     if detail is None:
         return _missing(place)
-    page = cell_page(w, detail, cells, register)
+    page = cell_page(w, detail, cells, register, cases)
     return _answer(
         place,
         html(

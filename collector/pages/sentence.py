@@ -62,16 +62,33 @@ def size(cell: CellView) -> Size | None:
     """The size of the cell's effect, or None where it is not known or must not be shown."""
     if cell.probes < LEAST_PROBES:
         return None
-    if cell.key.effect == "tampering":
-        return share_failed(cell.altered_app, cell.pairs - cell.altered_neutral)
-    if cell.key.effect == "blocking":
-        return share_failed(cell.failed_app, cell.pairs - cell.failed_neutral)
+    if cell.key.effect in {"blocking", "tampering"}:
+        return _share(cell)
     found, unit = _difference(cell)
     if found is None or not all(map(math.isfinite, (found.estimate, found.low, found.high))):
         return None
     if cell.key.effect == "prioritising":
         return Size(-found.estimate, -found.high, -found.low, unit)
     return Size(found.estimate, found.low, found.high, unit)
+
+
+def _share(cell: CellView) -> Size | None:
+    """Blocking and tampering: in what share of the pairs it was the app alone, as judged; views that an older version
+    wrote have no share, but the counts."""
+    if cell.share is not None:
+        return Size(cell.share.estimate, cell.share.low, cell.share.high)
+    alone, other = (
+        (cell.altered_app, cell.altered_neutral)
+        if cell.key.effect == "tampering"
+        else (cell.failed_app, cell.failed_neutral)
+    )
+    return share_failed(alone, cell.pairs - other)
+
+
+def reaches_below_material(cell: CellView) -> bool:
+    """Whether the range of a difference reaches to sizes about which nothing is promised."""
+    found = size(cell) if cell.key.effect in {"slowing", "prioritising"} else None
+    return found is not None and found.low < _MATERIAL[measure(cell)] - 1e-9
 
 
 def _difference(cell: CellView) -> tuple[Interval | None, Unit]:

@@ -51,7 +51,13 @@ def text(x: float, y: float, words: str, class_: str = "label", anchor: str = "s
 
 
 def shorten(words: str, most: int = 22) -> str:
-    """A label that fits a phone; what is cut off stands in the title, the description and the table."""
+    """A label that fits a phone; what is cut off stands in the title, the description and the table.
+
+    Rather without its brackets than with half a word: "Signal (calls and messages)" is "Signal".
+    """
+    plain, bracket, _ = words.partition(" (")
+    if len(words) > most and bracket and 0 < len(plain) <= most:
+        return plain
     return words if len(words) <= most else words[: most - 1].rstrip(" ,.(") + "…"
 
 

@@ -24,7 +24,7 @@ import pytest
 
 from collector import series
 from collector.model import CellView, EvidencePoint, Interval
-from collector.pages.example import NOW_MS, cell, world
+from collector.pages.example import NOW_MS, cell, queued, world
 from dashboards.build import boards, queries
 from dashboards.parts import INFLUX, Json, select
 
@@ -125,6 +125,8 @@ def hour(of: CellView, hours_ago: int = 0, **changes: Any) -> series.Point:
         log10_e=of.log10_e,
         state=of.state,
         slowdown=of.slowdown,
+        delay_ms=of.delay_ms,
+        loss=of.loss,
     )
     point = series.cell_point(of, replace(told, **changes))
     assert series.problems(point) == ()
@@ -202,8 +204,12 @@ def test_judging_again_rewrites_the_point_of_its_hour(database: Influx) -> None:
 
 
 def test_every_field_and_tag_of_the_schema_arrives_as_it_was_sent(database: Influx) -> None:
-    of = cell("Metro, Net = 1", "youtube", "replicated")
+    rates = cell("Metro, Net = 1", "youtube", "replicated")
+    waits = queued("Metro, Net = 1", "youtube", "replicated")
+    # A cell with pairs of both designs has every field there is.
+    of = replace(waits, slowdown=rates.slowdown, app_mbps=rates.app_mbps, neutral_mbps=rates.neutral_mbps)
     point = hour(of)
+    assert set(dict(point.fields)) == set(series.CELL_FIELDS)
     database.write([point.line()])
     kinds = database.query(f'SHOW FIELD KEYS FROM "{series.CELL}"')[0]["values"]
     assert dict(kinds) == {n: "integer" if kind == "int" else "float" for n, kind in series.CELL_FIELDS.items()}

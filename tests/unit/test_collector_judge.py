@@ -374,6 +374,7 @@ def test_neither_the_order_of_arrival_nor_judging_again_changes_anything(tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @settings(max_examples=100)
 @given(data=st.data())
 def test_neither_the_order_of_arrival_nor_judging_again_changes_anything_at_length(tmp_path_factory, data):

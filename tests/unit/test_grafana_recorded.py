@@ -233,6 +233,8 @@ def test_the_tag_of_an_event_needs_no_quoting_in_an_address() -> None:
 @pytest.mark.parametrize("what", SHOWN)
 def test_blocking_is_told_without_a_speed(what: str) -> None:
     text = annotation_text(news(what, blocked("heron", "signal")), None)
+    assert "blocking in about 89 % of the pairs (between 65 and 98 %)." in text
+    text = annotation_text(news(what, blocked("heron", "signal", share=None)), None)
     assert "blocking." in text
     assert "%" not in text
     assert text.endswith("/case/5f00aa")
