@@ -27,7 +27,7 @@ demo: $(STAMP)   ## emulate three operators, measure them, show what was found
 	@$(BIN)/evenlane demo $(ARGS)
 
 test: $(STAMP)   ## all tests that this machine can run; what it lacks is skipped with the reason
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python tests/two_passes.py $(ARGS)
 
 check: $(STAMP)  ## lint, types, layers, generated files, documents
 	@$(BIN)/ruff check .

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: EUPL-1.2
-"""What all tests share: hypothesis profiles, and the one way to skip for a missing part."""
+"""What all tests share: hypothesis profiles, who runs beside whom, and the one way to skip for a missing part."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,6 +14,28 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fuzz", parent=settings.get_profile("default"), max_examples=20_000)
 settings.load_profile("fuzz" if os.environ.get("EVENLANE_FUZZ") else "default")
+
+TESTS = Path(__file__).parent
+SERIAL_FOLDERS = {"lab", "services", "browser", "packaging", "bench"}
+SERIAL_MARKS = ("lab", "browser", "packaging")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks `serial` what must not run beside other tests (docs/adr/0012-tests-in-two-passes.md).
+
+    First of all hooks, because `-m` looks at the marks in the same hook.
+    """
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+        if folder in SERIAL_FOLDERS or any(item.get_closest_marker(name) for name in SERIAL_MARKS):
+            item.add_marker("serial")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """`-n auto`: two processes a core, because half of the tests' time is waiting for sockets; at most eight."""
+    return max(2, min(8, 2 * (os.cpu_count() or 1)))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import importlib.util
 import secrets
@@ -54,19 +53,6 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Announcement]:
         yield announcement
 
 
-def undisturbed(check: Callable[..., None]) -> Callable[..., None]:
-    """For what measures rates: where others use the machine too, one of three tries must come out right."""
-
-    @functools.wraps(check)
-    def tried(*arguments: Any, **named: Any) -> None:
-        for _ in range(2):
-            with contextlib.suppress(AssertionError):
-                return check(*arguments, **named)
-        return check(*arguments, **named)
-
-    return tried
-
-
 def opened(session: Any, carrier: str, ticket: str, name: str, direction: str = "down") -> socket.socket:
     way = session.open_hello if carrier == "hello" else session.open_stream
     return way(ticket, name, direction)  # type: ignore[no-any-return]
@@ -76,7 +62,7 @@ def opened(session: Any, carrier: str, ticket: str, name: str, direction: str = 
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-@undisturbed
+@c.undisturbed
 def test_down_is_paced_counted_and_ends_with_a_reset(there: Announcement, carrier: str) -> None:
     pace, seconds = 8.0, 1.0
     session = c.Session(there)
@@ -101,7 +87,7 @@ def test_down_is_paced_counted_and_ends_with_a_reset(there: Announcement, carrie
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-@undisturbed
+@c.undisturbed
 def test_up_is_counted_by_the_reflector_and_ended_by_its_clock(there: Announcement, carrier: str) -> None:
     session = c.Session(there)
     seen = []
@@ -537,7 +523,7 @@ def replace_port(step: RunSegment, port: int) -> RunSegment:
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("direction", ["down", "up"])
-@undisturbed
+@c.undisturbed
 def test_the_probe_measures_pairs_over_each_carrier(there: Announcement, carrier: str, direction: str) -> None:
     seconds = 0.6
     _, seen, receipt = measure(there, [planned(carrier, direction, segment_s=seconds)] * 2)

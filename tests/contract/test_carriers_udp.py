@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import importlib.util
 import secrets
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,19 +43,6 @@ ARMS: Final = {"app": APP, "neutral": OPAQUE, "opaque": OPAQUE}
 def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Announcement]:
     with c.running(tmp_path_factory.mktemp("state")) as announcement:
         yield announcement
-
-
-def undisturbed(check: Callable[..., None]) -> Callable[..., None]:
-    """For what measures rates: where others use the machine too, one of three tries must come out right."""
-
-    @functools.wraps(check)
-    def tried(*arguments: Any, **named: Any) -> None:
-        for _ in range(2):
-            with contextlib.suppress(AssertionError):
-                return check(*arguments, **named)
-        return check(*arguments, **named)
-
-    return tried
 
 
 class Session(c.Session):  # type: ignore[misc]
@@ -104,7 +90,7 @@ def run(one: RunSegment, host: str = "127.0.0.1", bind: str | None = None) -> Se
 
 @pytest.mark.parametrize("direction", ["down", "up"])
 @pytest.mark.parametrize("carrier", ["quic", "datagram"])
-@undisturbed
+@c.undisturbed
 def test_a_pair_runs_at_its_pace_and_both_ends_agree(there: Announcement, carrier: str, direction: str) -> None:
     session = Session(there)
     assert {"quic", "datagram"} <= set(session.granted.body["carriers"])

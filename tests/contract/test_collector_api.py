@@ -283,6 +283,7 @@ async def test_a_store_that_cannot_be_written_is_a_503_and_counted(site, monkeyp
     assert site.counted() == (1, {"failed": 1})
 
 
+@pytest.mark.serial
 async def test_a_verdict_follows_within_a_second(site):
     told = [site.session(who, pairs=12, truth=Truth(slowdown=0.5)) for who in range(3)]
     began = time.monotonic()

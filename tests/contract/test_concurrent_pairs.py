@@ -69,19 +69,6 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Announcement]:
         yield announcement
 
 
-def undisturbed(check: Callable[..., None]) -> Callable[..., None]:
-    """For what measures times: where others use the machine too, one of three tries must come out right."""
-
-    @functools.wraps(check)
-    def tried(*arguments: Any, **named: Any) -> None:
-        for _ in range(2):
-            with contextlib.suppress(AssertionError):
-                return check(*arguments, **named)
-        return check(*arguments, **named)
-
-    return tried
-
-
 def planned(carrier: str, direction: str = "down", **other: Any) -> PlannedPair:
     wires: list[WireBytes | None] = {"tls": [None, None], "hello": [None, None], "stream": STREAMS}.get(
         carrier, [APP, OPAQUE]
@@ -133,7 +120,7 @@ def measure(
 
 @pytest.mark.parametrize("direction", ["down", "up"])
 @pytest.mark.parametrize("carrier", ["tls", "hello", "stream", "quic", "datagram"])
-@undisturbed
+@c.undisturbed
 def test_a_pair_is_witnessed_whole(there: Announcement, carrier: str, direction: str) -> None:
     receipt, measured = measure(there, [planned(carrier, direction)])
     [pair] = receipt.pairs
@@ -223,7 +210,7 @@ def by_arm(pair: ReceiptPair) -> tuple[Segment, Segment]:
     return app, control
 
 
-@undisturbed
+@c.undisturbed
 def test_an_app_that_waits_longer_is_seen_to(there: Announcement) -> None:
     with LateLine(there.data_port, delay_s=0.04) as line:
         receipt, _ = measure(there, [planned("datagram")], line)
@@ -236,7 +223,7 @@ def test_an_app_that_waits_longer_is_seen_to(there: Announcement) -> None:
     assert loss(app) == loss(control) == 0.0
 
 
-@undisturbed
+@c.undisturbed
 def test_an_app_whose_packets_are_lost_is_seen_to(there: Announcement) -> None:
     with LateLine(there.data_port, loses=5) as line:
         receipt, _ = measure(there, [planned("datagram")], line)
@@ -333,7 +320,7 @@ def test_a_grant_names_the_designs(there: Announcement) -> None:
     assert Session(there).granted.body["designs"] == ["sequential", "concurrent"]
 
 
-@undisturbed
+@c.undisturbed
 def test_a_slot_hears_one_welcome_until_the_load_says_hello(there: Announcement) -> None:
     session = Session(there)
     session.begin_together()
@@ -346,7 +333,7 @@ def test_a_slot_hears_one_welcome_until_the_load_says_hello(there: Announcement)
             assert everything(load, 0.2) == b"", "half a second without load"
 
 
-@undisturbed
+@c.undisturbed
 def test_a_slot_that_never_answers_is_not_fed_on(there: Announcement) -> None:
     """Over TCP nothing more is handed to the kernel half a second after the last echo."""
     session = Session(there)
@@ -377,7 +364,7 @@ def test_a_load_that_is_not_the_agreed_one_gets_not_a_byte(there: Announcement, 
     assert got.end in {"reset", "closed"}
 
 
-@undisturbed
+@c.undisturbed
 def test_the_load_is_stopped_by_the_reflectors_clock(there: Announcement) -> None:
     session = Session(there)
     session.begin_together(segment_s=1.2)
@@ -391,7 +378,7 @@ def test_the_load_is_stopped_by_the_reflectors_clock(there: Announcement) -> Non
     assert session.close().pairs[0].load_bytes == pytest.approx(got.bytes, rel=0.3)
 
 
-@undisturbed
+@c.undisturbed
 def test_a_load_up_waits_for_its_byte(there: Announcement) -> None:
     session = Session(there)
     session.begin_together(direction="up")
@@ -499,7 +486,7 @@ def test_over_udp_nothing_but_the_challenge_leaves_before_the_cookie_is_echoed(t
     assert knock.got <= 3 * knock.sent
 
 
-@undisturbed
+@c.undisturbed
 def test_over_udp_a_welcome_is_repeated_five_times_and_then_no_more(there: Announcement) -> None:
     session = Session(there)
     session.begin_together("datagram")
@@ -510,7 +497,7 @@ def test_over_udp_a_welcome_is_repeated_five_times_and_then_no_more(there: Annou
     assert knock.hear(0.5) == []
 
 
-@undisturbed
+@c.undisturbed
 def test_over_udp_a_silent_peer_is_left_within_half_a_second(there: Announcement) -> None:
     session = Session(there)
     session.begin_together("datagram", segment_s=3.0)
@@ -526,7 +513,7 @@ def test_over_udp_a_silent_peer_is_left_within_half_a_second(there: Announcement
     assert segment.end == "aborted"
 
 
-@undisturbed
+@c.undisturbed
 def test_over_udp_keeping_alive_without_an_echo_gets_two_packets_a_second(there: Announcement) -> None:
     session = Session(there)
     session.begin_together("datagram", segment_s=3.0)
@@ -540,7 +527,7 @@ def test_over_udp_keeping_alive_without_an_echo_gets_two_packets_a_second(there:
     assert 25 <= len(heard) <= 35, heard
 
 
-@undisturbed
+@c.undisturbed
 def test_over_udp_packets_leave_at_their_interval(there: Announcement) -> None:
     session = Session(there)
     session.begin_together("datagram")

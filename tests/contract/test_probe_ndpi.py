@@ -353,6 +353,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Real:
 
 
 @pytest.mark.services
+@pytest.mark.serial
 def test_ndpi_sees_the_same_in_a_session_as_it_runs(program, real: Real, tmp_path: Path) -> None:
     ndpi = program("ndpiReader", "libndpi-bin")
     # A concurrent pair opens its load behind its slots.

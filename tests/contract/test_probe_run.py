@@ -111,6 +111,7 @@ def read_until(process: subprocess.Popen[str], wanted: str, count: int = 1) -> N
     pytest.fail("the run ended before it got there")
 
 
+@pytest.mark.serial
 def test_both_directions_at_their_pace_and_signed_records_of_all_of_it(reflector, tmp_path: Path) -> None:
     out = tmp_path / "run.jsonl"
     options = ("--app", "youtube", "--app", "signal", "--pairs", "2", "--direction", "both", "--out", str(out))
@@ -155,6 +156,7 @@ def test_both_directions_at_their_pace_and_signed_records_of_all_of_it(reflector
     assert ends[-1]["done"] == ends[-1]["of"]
 
 
+@pytest.mark.serial
 def test_without_a_pace_a_calibration_finds_one_below_the_line_and_the_limit(reflector, tmp_path: Path) -> None:
     out = tmp_path / "run.jsonl"
     done = run(reflector.url, tmp_path, "--app", "youtube", "--pairs", "1", "--segment-s", "0.4", "--out", str(out))

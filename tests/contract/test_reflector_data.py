@@ -36,6 +36,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Any:
 # -- a fair segment -----------------------------------------------------------------------------------------------
 
 
+@c.undisturbed
 def test_down_is_paced_counted_and_ends_with_a_reset(there: Announcement) -> None:
     pace, seconds = 8.0, 1.0
     seen, segments = c.Session(there).one_pair(pace_mbps=pace, segment_s=seconds)
@@ -58,6 +59,7 @@ def test_down_is_paced_counted_and_ends_with_a_reset(there: Announcement) -> Non
     assert {segment.name_seen for segment in segments} == {c.APP, c.NEUTRAL}
 
 
+@c.undisturbed
 def test_up_is_counted_by_the_reflector_and_ended_by_its_clock(there: Announcement) -> None:
     session = c.Session(there)
     seen = [session.up(ticket, name, 6.0, 3.0) for ticket, name in session.begin(direction="up", segment_s=1.0)]
@@ -71,6 +73,7 @@ def test_up_is_counted_by_the_reflector_and_ended_by_its_clock(there: Announceme
         assert (segment.paced, segment.congestion, segment.retransmits) == (None, None, None)
 
 
+@c.undisturbed
 def test_up_waits_with_its_clock_for_the_first_byte(there: Announcement) -> None:
     session = c.Session(there)
     (ticket, name), _ = session.begin(direction="up", segment_s=0.5)
@@ -150,6 +153,7 @@ def test_the_reset_leaves_nothing_behind(there: Announcement) -> None:
     assert session.finish()["segments"][0]["end"] == "complete"
 
 
+@c.undisturbed
 def test_unlimited_pace_is_fast(there: Announcement) -> None:
     session = c.Session(there, pace_mbps=0)
     assert session.granted.body["most_pace_mbps"] == 0
@@ -218,6 +222,7 @@ def test_finishing_early_ends_the_running_segment(there: Announcement) -> None:
     assert result["segments"][0]["bytes"] > 0
 
 
+@c.undisturbed
 def test_calibration(there: Announcement) -> None:
     session = c.Session(there, pace_mbps=12)
     for direction in ("down", "up"):
@@ -379,6 +384,7 @@ def test_handshakes_in_progress_are_bounded(tmp_path: Path) -> None:
             sock.close()
 
 
+@c.undisturbed
 def test_the_grants_pace_binds_the_reflector(tmp_path: Path) -> None:
     with c.running(tmp_path, limits=Limits(most_pace_mbps=5.0)) as there:
         session = c.Session(there, pace_mbps=0)
@@ -389,6 +395,7 @@ def test_the_grants_pace_binds_the_reflector(tmp_path: Path) -> None:
             assert rate_mbps(segment, 1.0) == pytest.approx(5.0, rel=0.05)
 
 
+@c.undisturbed
 def test_without_the_kernels_help_the_pace_is_kept_roughly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is neither SO_MAX_PACING_RATE nor TCP_INFO."""
     from probe.netio import dial

@@ -359,6 +359,7 @@ def test_the_servers_handshake_has_one_length_for_every_name(tmp_path: Path) -> 
 # -- neighbours ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.serial
 def test_two_hundred_neighbours_come_at_once(tmp_path: Path) -> None:
     """One address, real sockets: every session is granted, and no handshake of theirs is refused."""
     count = 200

@@ -100,6 +100,7 @@ def test_a_name_that_does_not_resolve_is_a_named_failure() -> None:
     assert caught.value.failure in {"dns_failed", "out_of_time"}
 
 
+@pytest.mark.serial
 def test_a_guard_gap_without_a_channel_lasts_its_limit() -> None:
     channel = ControlChannel(Dialer(), parse_url("https://127.0.0.1:1"))
     start = time.monotonic()

@@ -98,6 +98,7 @@ def test_what_is_not_http_is_refused(peer: Peer, answer: bytes) -> None:
         peer.ask()
 
 
+@pytest.mark.serial
 def test_the_deadline_covers_the_whole_answer_however_it_trickles(peer: Peer) -> None:
     peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", *[b"x"] * 100, pause_s=0.05)
     start = time.monotonic()

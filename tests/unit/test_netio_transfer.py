@@ -233,6 +233,7 @@ def test_up_sends_until_the_peers_reset(port: DataPort, transfers: Transfers) ->
     assert SEGMENT_S * 1000 <= facts.duration_ms < SEGMENT_S * 1000 + 300
 
 
+@pytest.mark.serial
 def test_up_is_paced_by_the_kernel_within_five_percent(port: DataPort, transfers: Transfers) -> None:
     arrived: list[int] = []
 
@@ -255,6 +256,7 @@ def test_up_is_paced_by_the_kernel_within_five_percent(port: DataPort, transfers
     assert arrived[-1] * 8 / (SEGMENT_S / 2) / 1e6 == pytest.approx(40, rel=0.1)
 
 
+@pytest.mark.serial
 def test_up_is_paced_by_sleeping_where_the_kernel_does_not(
     port: DataPort, transfers: Transfers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,6 +369,7 @@ def calibration(port: DataPort, direction: str) -> Calibrate:
     )
 
 
+@pytest.mark.serial
 def test_calibration_finds_the_rate_of_either_direction(port: DataPort, transfers: Transfers) -> None:
     port.behaviour = reset_at(0.6, chunk=12_500, pause_s=0.01)  # a little under 10 Mbit/s
     down = transfers.calibrate(calibration(port, "down"), ALPN)
