@@ -63,6 +63,8 @@ class Truth:
     delay_ms: float = 0.0
     loss: float = 0.0
     alters: bool = False
+    voids: bool = False
+    """A home that lets both transfers fail whenever the coin puts the app first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +222,7 @@ class Rehearsal:
         for index, arm in enumerate(arms):
             factor = 1 - truth.slowdown if arm == "app" else 1.0
             rate = truth.rate_mbps * factor * self.rng.lognormvariate(0, truth.noise)
-            failed = truth.blocks and arm == "app"
+            failed = (truth.blocks and arm == "app") or (truth.voids and not neutral_first)
             bins = 1 if failed else round(self.segment_s * 10)
             yield Segment(
                 arm=arm,

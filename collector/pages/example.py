@@ -86,7 +86,7 @@ def cell(operator: str, app: str, state: State, effect: Effect = "slowing", **ch
         undecided=0,
         detectable_rate_mbps=8.4,
         detectable_burst_kb=1500.0,
-        reasons=("effect_among_slowed", "time_zone_unknown") if claim else (),
+        reasons=("effect_among_slowed",) if claim else (),
         case=None,
         updated_ms=NOW_MS,
         log10_e_without_one=log10_e * 0.7 if log10_e > 0 else log10_e,
@@ -433,7 +433,7 @@ def _past() -> tuple[CaseDetail, CaseDetail]:
 
 def _returned() -> tuple[CaseDetail, CaseDetail]:
     """A case that ended, and the next one of the same question."""
-    asked = cell("osprey", "zoom", "corroborated", since_day=LATER)
+    asked = cell("osprey", "zoom", "corroborated", since_day="2026-11-25")
     first = case("first00001", cell("osprey", "zoom", "replicated"), status="ended", onset_day=BEFORE[0])
     closed_ms = RULE_CHANGED_MS + 2 * 24 * HOUR_MS
     lines = (event("opened", 20, 6.9), event("alerted", 20, 8.8), event("ended", 19, 5.0, "replicated"))
@@ -491,7 +491,7 @@ def world() -> ExampleStore:
         cell("stork", "bittorrent+udp", "no_indication"),
         queued("stork", "rtp", "no_indication", delay_ms=level),
         replace(idle, app_delay_ms=None, neutral_delay_ms=None, app_loss=None, neutral_loss=None),
-        replace(cell("heron", "zoom", "no_indication"), since_day=LATER, reasons=("retrospective",)),
+        replace(cell("heron", "zoom", "no_indication"), since_day=DAY, reasons=("retrospective",)),
         *_held_back(),
     ]
     return ExampleStore(

@@ -225,7 +225,7 @@ def _flat(table: dict[str, Any], path: str) -> list[tuple[str, str]]:
 
 def _typeset(text: str, language: Language) -> str:
     """The words are typed with ordinary spaces; here they become those at which no line may end."""
-    text = text.replace(" %", f"{THIN}%")
+    text = re.sub(r"(?<=\d) ms\b", f"{THIN}ms", text.replace(" %", f"{THIN}%"))
     if language == "fr":
         text = re.sub(r" ([;?!»])", f"{THIN}\\1", text.replace(" :", "\u00a0:"))
         text = text.replace("« ", f"«{THIN}")

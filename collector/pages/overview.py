@@ -71,6 +71,8 @@ class OpenCase:
 
     sentence: str
     href: str
+    note: str = ""
+    """What must be read with it: that older data opened it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def overview(
         apps=tuple((app_name(words, app), f"/app/{quote(app, safe='')}") for app in apps),
         rows=tuple(_rows(words, cells, by_id, apps, register)),
         cases=tuple(
-            OpenCase(sentence(words, case, brand(words, case.cell.key.operator, register)), f"/case/{case.id}")
+            open_case(words, case, sentence(words, case, brand(words, case.cell.key.operator, register)))
             for case in live
         ),
         headline=words("overview.cases_none") if not live else words.count("overview.cases", len(live)),
@@ -135,6 +137,11 @@ def overview(
         if cells
         else words("site.no_data_yet"),
     )
+
+
+def open_case(words: Words, case: CaseView, text: str) -> OpenCase:
+    """An open case in a list of them."""
+    return OpenCase(text, f"/case/{case.id}", words("case.looks_back") if case.retrospective else "")
 
 
 def _coverage(words: Words, cells: Sequence[CellView], apps: Sequence[str]) -> str:

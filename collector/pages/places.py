@@ -18,7 +18,7 @@ from collector.pages import svg
 from collector.pages.apps import app_name
 from collector.pages.figure import Figure
 from collector.pages.language import Words
-from collector.pages.overview import CLAIMS, Entry, OpenCase, brand, chip, entries, place_name, shown_state
+from collector.pages.overview import CLAIMS, Entry, OpenCase, brand, chip, entries, open_case, place_name, shown_state
 from collector.pages.sentence import sentence, status_note
 
 MOST_SIZES: Final = 40
@@ -117,7 +117,7 @@ def _page(
     return PlacePage(
         title=title,
         facts=facts,
-        cases=tuple(OpenCase(text, f"/case/{c.id}") for c, text in told if c.status == "open" and c.supported),
+        cases=tuple(open_case(words, c, text) for c, text in told if c.status == "open" and c.supported),
         past=tuple(
             PastCase(text, note, f"/case/{c.id}") for c, text in told if (note := status_note(words, c)) is not None
         ),

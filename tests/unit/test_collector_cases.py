@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: EUPL-1.2
 """Cases over the years: closed ones stay, what comes back is another; one alert an event; rules that change."""
 
+import asyncio
 import dataclasses
 import gzip
 import importlib.util
@@ -9,12 +10,17 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 
 from analysis.alerts import log_detector
 from analysis.rules import EFFECTS, RULES, VERSION_1
 from collector.api.shape import CASE_COLUMNS, CELL_COLUMNS, case_row, cell_row, flat, pictures
 from collector.config import Config
 from collector.judge import Judge
+from collector.pages.detail import case_page
+from collector.pages.example import application
+from collector.pages.language import LANGUAGES, words
+from collector.pages.overview import cell_address
 from collector.pages.recompute import judged
 from collector.rehearsal import Truth
 from collector.store.schema import MIGRATIONS
@@ -254,6 +260,17 @@ def old_file(directory, *, ended=False):
     connection.close()
 
 
+def html_of(store, path):
+    """A page as it is served over this store."""
+
+    async def get():
+        async with TestClient(TestServer(application(store))) as client, client.get(path) as answer:
+            assert answer.status == 200
+            return await answer.text()
+
+    return asyncio.run(get())
+
+
 def test_an_old_file_is_brought_up_to_date_and_judged_by_the_rule_in_force(tmp_path):
     old_file(tmp_path)
     store = SqliteStore(tmp_path)
@@ -278,6 +295,19 @@ def test_an_old_file_is_brought_up_to_date_and_judged_by_the_rule_in_force(tmp_p
             pair.sequence: pair.app_mbps for pair in before.pairs
         }
         assert "retrospective" in after.case.cell.reasons
+        # What is published of both: the new counts, the old verdict as it was, and in words by which rule it was.
+        assert cell_row(after.case.cell)["by_coin"] == by_coin(after.pairs)
+        (said,) = pictures(after)["verdicts_by_rule"]
+        assert (said["rule"], said["cell"]["state"]) == (VERSION_1.name, before.case.cell.state)
+        assert set(said["cell"]["by_coin"]["app_first"].values()) == {None}
+        for language in LANGUAGES:
+            page = case_page(words(language), after, store.operators(), store.cases())
+            assert page.before[0].rule == VERSION_1.name
+            assert words(language)(f"state.{before.case.cell.state}") in page.before[0].text
+            assert page.notes == (words(language)("case.sure_retrospective"),)
+        assert page.before[0].text.startswith("Bis zum")
+        assert html_of(store, f"/case/{OLD_CASE}?lang=en").count("Judged by rule 1 until") == 1
+        assert "Judged by rule 1 until" in html_of(store, cell_address(after.case.cell.key) + "?lang=en")
         assert sqlite3.connect(tmp_path / FILE).execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
     finally:
         store.close()
@@ -369,6 +399,86 @@ def test_what_api_and_tables_say_of_all_this_has_a_column(town):
     told_of = pictures(town.store.case(case.id))
     assert (told_of["rule"], told_of["verdicts_by_rule"]) == (RULES.name, [])
     json.dumps(told_of, allow_nan=False)
+
+
+# Pairs that fail, by the coin
+
+
+def voided(town):
+    """One home lets both transfers fail when it dislikes the coin, two measure as they should."""
+    for who in range(3):
+        town.send(*town.session(who, at_ms=START + who * 60_000, pairs=40, truth=Truth(voids=who == 0)).all)
+    town.run()
+
+
+def by_coin(pairs):
+    """The same from what is published."""
+    found = {}
+    for name, coin in (("neutral_first", True), ("app_first", False)):
+        ends = [
+            (p.app_end, p.neutral_end) for p in pairs if p.kind == "test" and not p.lost and p.neutral_first == coin
+        ]
+        failed = [(app != "complete", neutral != "complete") for app, neutral in ends]
+        found[name] = {
+            "pairs": len(failed),
+            "void": failed.count((True, True)),
+            "failed_app": failed.count((True, False)),
+            "failed_neutral": failed.count((False, True)),
+        }
+    return found
+
+
+def test_who_lets_pairs_fail_when_he_dislikes_the_coin_shows(town):
+    voided(town)
+    row = cell_row(town.cell())["by_coin"]
+    assert row == by_coin(town.detail().pairs)
+    assert row["neutral_first"]["void"] == 0 < row["app_first"]["void"]
+    assert row["app_first"]["void"] == town.cell().void_pairs > 10
+    assert row["neutral_first"]["pairs"] + row["app_first"]["pairs"] == town.cell().pairs == 120
+    # The other homes' pairs of that coin are there, and whole.
+    assert row["app_first"]["pairs"] > row["app_first"]["void"]
+    everything = town.everything()
+    town.rejudge()
+    assert town.everything() == everything
+
+
+def test_what_blocks_fails_on_either_coin(town):
+    days(town, 0, 1, pairs=20, blocks=True)
+    row = cell_row(town.cell(effect="blocking"))["by_coin"]
+    assert row == by_coin(town.detail(effect="blocking").pairs)
+    assert all(coin["failed_app"] == coin["pairs"] > 10 for coin in row.values())
+    assert town.cell(effect="blocking").void_pairs == 0
+
+
+def test_a_file_in_which_less_was_counted_is_judged_again(town):
+    voided(town)
+    right = cell_row(town.cell())["by_coin"]
+
+    def older(book):
+        body = "json_remove(extras, " + ", ".join(f"'$.counts.{c}_{n}'" for c in right for n in right[c]) + ")"
+        book._db.execute(f"UPDATE cell SET extras = {body}")  # noqa: S608
+        book._db.execute("UPDATE verdict SET view = json_remove(view, '$.neutral_first', '$.app_first', '$.rule')")
+        book.note("judged_by", "an older program")
+
+    town.store.write(older).result()
+    assert cell_row(town.cell())["by_coin"]["app_first"] == dict.fromkeys(right["app_first"])
+    town.judge = Judge(town.config)
+    town.run()
+    assert cell_row(town.cell())["by_coin"] == right
+    assert town.cell().rule == RULES.name
+    # It was no other rule: nothing is kept of one.
+    assert town.detail().verdicts_by_rule == ()
+
+
+def test_a_case_tells_whether_people_were_told(town):
+    days(town, 0, 1, pairs=12, slowdown=0.5)
+    row = case_row(town.store.cases()[0])
+    assert row["alerted"] == ("alerted" in [event["what"] for event in row["history"]])
+    days(town, 1, 3, slowdown=0.5)
+    row = case_row(town.store.cases()[0])
+    assert row["alerted"] is True
+    assert row["cell"]["log10_e"] > row["cell"]["log10_e_without_one"] > row["cell"]["log10_e_without_two"] > 1
+    assert (row["episode"], row["retrospective"], row["cell"]["rule"]) == (1, True, RULES.name)
 
 
 def test_the_detector_is_asked_of_the_case_s_own_days(town):
