@@ -7,9 +7,9 @@ operators do not exist, and no running collector imports this. Spec: spec/series
 
 from __future__ import annotations
 
+import argparse
 import math
 import random
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
@@ -19,7 +19,8 @@ from aiohttp import web
 from analysis.effect import share_interval
 from analysis.rules import RULES, VERSION_1
 from collector.config import Config
-from collector.keys import CONFIG, STORE
+from collector.keys import CONFIG, LOG, STORE
+from collector.logs import logger
 from collector.model import (
     CaseDetail,
     CaseEvent,
@@ -519,15 +520,27 @@ def world() -> ExampleStore:
 
 
 def application(store: ExampleStore) -> web.Application:
-    """The pages alone, over an invented store."""
-    from collector.pages.routes import setup  # noqa: PLC0415 - only who serves the example needs the routes
+    """The pages and the open data that they link to, over an invented store; nothing can be uploaded."""
+    # Only who serves the example needs the routes.
+    from collector.api import problem, public  # noqa: PLC0415
+    from collector.pages import routes  # noqa: PLC0415
 
-    app = web.Application()
+    app = web.Application(middlewares=[problem.problems])
     app[STORE] = cast("Store", store)
     app[CONFIG] = Config()
-    setup(app)
+    app[LOG] = logger()
+    public.setup(app)
+    routes.setup(app)
+    app.on_response_prepare.append(problem.prepare)
     return app
 
 
+def main() -> None:
+    """Serve the invented world until Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m collector.pages.example", description=__doc__)
+    parser.add_argument("port", type=int, nargs="?", default=8099, help="port on 127.0.0.1 (default: 8099)")
+    web.run_app(application(world()), host="127.0.0.1", port=parser.parse_args().port)
+
+
 if __name__ == "__main__":
-    web.run_app(application(world()), host="127.0.0.1", port=int(sys.argv[1]) if len(sys.argv) > 1 else 8099)
+    main()

@@ -12,7 +12,7 @@ import pytest
 from collector.model import CellView, Interval
 from collector.pages import palette, svg
 from collector.pages.curve import Threshold, evidence
-from collector.pages.example import blocked, by_hour, cell, pairs, weighed
+from collector.pages.example import altered, blocked, by_hour, cell, pairs, weighed
 from collector.pages.figure import Figure
 from collector.pages.language import LANGUAGES, words
 from collector.pages.pictures import MOST_ROWS, MOST_SLOPES, lanes, slopes
@@ -98,6 +98,41 @@ def test_lanes_of_blocking_show_the_share_that_worked() -> None:
 )
 def test_without_figures_to_show_there_are_no_lanes(of: CellView) -> None:
     assert lanes(EN, of) is None
+
+
+def test_void_pairs_failed_in_both_lanes() -> None:
+    """None of them worked, whichever name it had."""
+    of = blocked("heron", "signal")
+    assert of.void_pairs == 1
+    plain = replace(of, neutral_first=replace(of.neutral_first, void=0))
+    for lane in ("lane-app", "lane-neutral"):
+        assert bars(lanes(EN, plain))[lane] - bars(lanes(EN, of))[lane] == pytest.approx(98 / 48, abs=0.01)
+
+
+def test_what_arrived_altered_has_a_diamond_and_nothing_else_has() -> None:
+    of = altered("heron", "steam")
+    made = pairs(of)
+    changed = sum(pair.app_altered for pair in made)
+    figure = slopes(EN, made, "steam", "tampering")
+    assert 30 < str(figure.svg).count('class="altered"') == changed
+    assert f"In {changed} of 48 pairs only" in figure.title
+    assert "diamond" in figure.note
+    assert "Level lines" not in figure.note
+    assert 'class="altered"' not in str(slopes(EN, made, "steam", "slowing").svg)
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("Signal", "Signal"),
+        ("Signal (calls and messages)", "Signal"),
+        ("YouTube (video) – QUIC", "YouTube (video) – QUIC"),
+        ("A name of very many letters (and more)", "A name of very many l…"),
+        ("(all of it stands in these brackets)", "(all of it stands in…"),
+    ],
+)
+def test_a_label_goes_without_its_brackets_before_it_is_cut(name: str, label: str) -> None:
+    assert svg.shorten(name) == label
 
 
 def test_slopes_draw_one_line_a_pair_and_a_cross_a_failure() -> None:

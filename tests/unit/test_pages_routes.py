@@ -3,22 +3,33 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import get_args
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
+from markupsafe import escape
 
+from analysis.gates import Reason
 from analysis.rules import RULES
 from collector.api.shape import PAIR_COLUMNS
 from collector.config import Config
 from collector.keys import CONFIG
 from collector.pages.account import FIRST_LINES, LAST_LINES
+from collector.pages.apps import app_name
 from collector.pages.example import ExampleStore, application, cell, event, world
-from collector.pages.language import LANGUAGES, words
+from collector.pages.language import LANGUAGES, Language, words
+from collector.pages.overview import cell_address
+from collector.pages.recompute import judged
+from collector.pages.sentence import measure
+from probe.wire.codec import from_dict
+from probe.wire.records import Effect, PairRecord
 
 Client = TestClient[web.Request, web.Application]
 Opener = Callable[[web.Application], Awaitable[Client]]
@@ -26,6 +37,9 @@ PAGES = (
     "/",
     "/case/slow000001",
     "/case/flap000001",
+    "/case/again00001",
+    "/case/retro00001",
+    "/cell/tern/steam/down/fixed/blocking",
     "/cell/osprey/signal/down/fixed/slowing",
     "/operator/stork",
     "/app/youtube",
@@ -94,7 +108,7 @@ async def test_pages_are_well_built(aiohttp_client: Opener, page: str, language:
 async def test_every_link_leads_somewhere(aiohttp_client: Opener, page: str) -> None:
     client = await aiohttp_client(application(world()))
     for link in outline(await text_of(client, page)).links:
-        if not link.startswith(("#", "/v1/", "http://data.europa.eu/")):
+        if not link.startswith(("#", "http://data.europa.eu/")):
             assert (await client.get(link)).status == 200, link
 
 
@@ -219,6 +233,90 @@ async def test_a_cell_points_to_its_case_and_its_other_questions(aiohttp_client:
     assert "/cell/heron/youtube/down/fixed/blocking?lang=en" in text
     other = await text_of(client, "/cell/osprey/signal/down/fixed/slowing?lang=en")
     assert "without the two strongest networks too little evidence remains" in other
+
+
+async def test_the_example_shows_every_check_that_holds_a_case_back_in_words(aiohttp_client: Opener) -> None:
+    notes = {"lost_unknown", "time_zone_unknown", "effect_among_slowed"}
+    elsewhere = {"both_segments_fail", "nothing_arrived", "busy_lines"}
+    shown = {reason for of in world().cells() for reason in of.reasons}
+    assert set(get_args(Reason)) - notes - elsewhere <= shown
+    client = await aiohttp_client(application(world()))
+    for of in world().cells():
+        for language in LANGUAGES:
+            text = await text_of(client, f"{cell_address(of.key)}?lang={language}")
+            told = text.split("<body>")[1]
+            assert [code for code in get_args(Reason) if "_" in code and code in told] == []
+            if of.probes < 3:
+                continue
+            for reason in of.reasons:
+                assert escape(re.sub("[\u202f\u00a0]", " ", words(language)(f"reason.{reason}"))) in told, (
+                    reason,
+                    language,
+                )
+
+
+async def test_the_example_holds_a_case_of_each_kind(aiohttp_client: Opener) -> None:
+    cases = world().cases()
+    assert {case.cell.key.effect for case in cases if case.supported} == set(get_args(Effect))
+    assert {measure(case.cell) for case in cases} == {"rate", "delay", "loss"}
+    assert {case.status for case in cases} >= {"open", "ended"}
+    assert max(case.episode for case in cases) == 2
+    assert sum(case.retrospective for case in cases) == 1
+    # What stands on the pages of an open case is what its pairs say, and enough for its bar.
+    client = await aiohttp_client(application(world()))
+    for case in cases:
+        row = json.loads(await text_of(client, f"/v1/cases/{case.id}"))
+        found = judged((await world_pairs(client, case.id)), case.cell.key.effect)
+        assert found.whole / math.log(10) == pytest.approx(row["cell"]["log10_e"], abs=1e-6)
+        if case.status == "open" and case.supported:
+            assert found.without_one / math.log(10) >= row["threshold_log10_e"], case.id
+            assert row["cell"]["log10_e_without_two"] > math.log10(20)
+
+
+async def world_pairs(client: Client, ident: str) -> list[PairRecord]:
+    return [from_dict(PairRecord, pair) for pair in json.loads(await text_of(client, f"/v1/cases/{ident}"))["pairs"]]
+
+
+async def test_a_case_that_came_back_is_another_and_both_say_so(aiohttp_client: Opener) -> None:
+    client = await aiohttp_client(application(world()))
+    again = await text_of(client, "/case/again00001?lang=en")
+    assert "This is case number 2 of the same question" in again
+    assert '<a href="/case/first00001?lang=en">Case first00001, opened on 23 November 2026: ended</a>' in again
+    first = await text_of(client, "/case/first00001?lang=en")
+    assert "/case/again00001?lang=en" in first
+    assert "This ended on 24 November 2026." in first
+    assert "This is case number" not in first
+    now = await text_of(client, "/cell/osprey/zoom/down/fixed/slowing?lang=en")
+    assert "This cell is a case" in now
+    assert "/case/first00001?lang=en" in now
+    # A cell whose only case has ended is no case any more.
+    over = await text_of(client, "/cell/osprey/youtube/down/fixed/slowing?lang=en")
+    assert "This cell is a case" not in over
+    assert "Case ended00001, opened on 8 December 2026: ended" in over
+    assert "Other cases of the same question" not in await text_of(client, "/case/slow000001?lang=en")
+
+
+async def test_a_case_that_older_data_opened_says_so_wherever_its_sentence_stands(aiohttp_client: Opener) -> None:
+    client = await aiohttp_client(application(world()))
+    page = await text_of(client, "/case/retro00001?lang=en")
+    assert page.index("is retrospective.") < page.index("The two lanes")
+    assert "Judged by rule 1 until 22 November 2026: replicated, 60 % slower (50 to 70 %)." in page
+    assert f"All was decided by rule 2 (<code>{RULES.name}</code>)." in page
+    for path in ("/", "/operator/heron", "/app/bittorrent%2Budp"):
+        assert (await text_of(client, f"{path}?lang=en")).count("Retrospective: data older than the rule") == 1, path
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_failed_pairs_are_told_by_the_coin(aiohttp_client: Opener, language: Language) -> None:
+    client = await aiohttp_client(application(world()))
+    w = words(language)
+    counts = {"a": 1, "of_a": 27, "b": 0, "of_b": 21, "k": 1, "n": 48, "app": app_name(w, "signal")}
+    said = re.sub("[\u202f\u00a0]", " ", w("cell.by_coin", **counts))
+    cell_text = await text_of(client, f"/cell/heron/signal/down/fixed/blocking?lang={language}")
+    assert said in cell_text
+    assert re.sub("[\u202f\u00a0]", " ", w("cell.by_coin_note")) in cell_text
+    assert said in await text_of(client, f"/case/block00001?lang={language}")
+    assert said not in await text_of(client, f"/case/slow000001?lang={language}")
 
 
 async def test_an_operator_with_any_name_has_a_page(aiohttp_client: Opener) -> None:

@@ -11,9 +11,10 @@ from typing import get_args
 
 import pytest
 
-from collector.model import Interval
+from collector.model import CellView, Interval
+from collector.pages.account import sure
 from collector.pages.apps import app_name, titles
-from collector.pages.example import NOW_MS, blocked, by_hour, case, cell, event
+from collector.pages.example import NOW_MS, blocked, by_hour, case, cell, event, queued
 from collector.pages.language import LANGUAGES, Language, words
 from collector.pages.sentence import sentence, share_failed, short_size, size, spread, status_note
 from probe.wire.records import Effect
@@ -201,3 +202,24 @@ def test_every_bundled_profile_has_a_title_in_each_language(language: Language) 
     for app, title in titles().items():
         assert title[language]
         assert app_name(words(language), app) == title[language]
+
+
+@pytest.mark.parametrize(
+    ("of", "small"),
+    [
+        (cell("h", "x", "corroborated"), False),
+        (cell("h", "x", "corroborated", slowdown=Interval(estimate=0.3, low=0.19, high=0.4)), True),
+        (cell("h", "x", "corroborated", "prioritising"), False),
+        (
+            cell("h", "x", "corroborated", "prioritising", slowdown=Interval(estimate=-0.3, low=-0.4, high=-0.1)),
+            True,
+        ),
+        (queued("h", "x"), False),
+        (queued("h", "x", delay_ms=Interval(estimate=20.0, low=9.0, high=30.0)), True),
+        (blocked("h", "x"), False),
+    ],
+)
+def test_a_range_that_reaches_below_what_is_promised_says_so(of: CellView, small: bool) -> None:
+    w = words("en")
+    told = sure(w, case("c", of), ())
+    assert (w("case.sure_small") in told) is small
