@@ -87,7 +87,7 @@ def upload(port, queue, acknowledged, enough):
 
 
 @pytest.mark.services
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_twenty_kills_lose_nothing_and_double_nothing(tmp_path):
     rng = random.Random(11)
     reflector = signer(rng)

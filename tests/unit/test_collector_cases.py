@@ -450,7 +450,7 @@ def test_what_blocks_fails_on_either_coin(town):
     assert town.cell(effect="blocking").void_pairs == 0
 
 
-def test_a_file_in_which_less_was_counted_is_judged_again(town):
+def test_a_file_in_which_less_was_counted_is_judged_again(town, monkeypatch):
     voided(town)
     right = cell_row(town.cell())["by_coin"]
 
@@ -458,7 +458,9 @@ def test_a_file_in_which_less_was_counted_is_judged_again(town):
         body = "json_remove(extras, " + ", ".join(f"'$.counts.{c}_{n}'" for c in right for n in right[c]) + ")"
         book._db.execute(f"UPDATE cell SET extras = {body}")  # noqa: S608
         book._db.execute("UPDATE verdict SET view = json_remove(view, '$.neutral_first', '$.app_first', '$.rule')")
-        book.note("judged_by", "an older program")
+        with monkeypatch.context() as then:
+            then.setattr("collector.judge.COUNTED", 1)
+            book.note("judged_by", Judge(town.config)._judged_by())
 
     town.store.write(older).result()
     assert cell_row(town.cell())["by_coin"]["app_first"] == dict.fromkeys(right["app_first"])

@@ -44,7 +44,7 @@ def bars(figure: Figure | None) -> dict[str, float]:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_picture_has_title_description_and_a_table_that_fits(language: str) -> None:
-    w, of = words(language), cell("heron", "youtube", "corroborated")  # type: ignore[arg-type]
+    w, of = words(language), cell("heron", "youtube", "corroborated")
     for figure in (
         lanes(w, of),
         lanes(w, blocked("heron", "signal")),
@@ -104,6 +104,7 @@ def test_void_pairs_failed_in_both_lanes() -> None:
     """None of them worked, whichever name it had."""
     of = blocked("heron", "signal")
     assert of.void_pairs == 1
+    assert of.neutral_first is not None
     plain = replace(of, neutral_first=replace(of.neutral_first, void=0))
     for lane in ("lane-app", "lane-neutral"):
         assert bars(lanes(EN, plain))[lane] - bars(lanes(EN, of))[lane] == pytest.approx(98 / 48, abs=0.01)

@@ -77,6 +77,7 @@ def test_the_size_of_preference_is_counted_in_its_own_direction() -> None:
 def test_blocking_has_the_share_that_was_judged() -> None:
     of = blocked("heron", "signal")
     found = size(of)
+    assert of.share is not None
     assert (found and (found.estimate, found.low, found.high)) == (of.share.estimate, of.share.low, of.share.high)
     # What an older version wrote has the counts alone: the app's failures where the other name did not fail alone.
     older = size(replace(of, share=None))
