@@ -93,7 +93,7 @@ def test_both_segments_of_a_pair_are_told_one_endpoint_and_every_endpoint_serves
     hosts = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
     with c.running(tmp_path, hosts=hosts) as there:
         session, seen = c.Session(there, pairs=40), set()
-        for pair in range(1, 13):
+        for pair in range(1, 41):  # drawn: one of the three is missing after 40 once in four million runs
             endpoint = session.commit(pair, segment_s=0.2).body["endpoint"]
             order = session.post(f"/pairs/{pair}/reveal", {"nonce": session.nonce.hex()}).body
             assert "endpoint" not in order, "one for the pair, told before the coin"
@@ -104,6 +104,8 @@ def test_both_segments_of_a_pair_are_told_one_endpoint_and_every_endpoint_serves
                     assert c.take(data).bytes
             assert session.finish(pair)["outcome"] == "both"
             seen.add(endpoint)
+            if pair >= 4 and len(seen) == 3:
+                break
         receipt = session.close()
         assert {pair.endpoint for pair in receipt.pairs} == seen == {0, 1, 2}
 

@@ -67,14 +67,18 @@ def known():
     return [*found, {**head(row_of("later", "neutral", Line())), "differs": []}]
 
 
-def test_the_same_results_give_the_same_bytes(known):
-    first, again = report.build(known), report.build(json.loads(json.dumps(known)))
-    assert first == again
-    assert set(first) == {"README.md", "bytes.svg", "evidence-of-neutral-streams.svg", "pairs-to-case.svg", "tiers.svg"}
+@pytest.fixture(scope="module")
+def built(known):
+    return report.build(known)
 
 
-def test_what_is_said_is_what_was_found(known):
-    text = report.build(known)["README.md"]
+def test_the_same_results_give_the_same_bytes(known, built):
+    assert built == report.build(json.loads(json.dumps(known)))
+    assert set(built) == {"README.md", "bytes.svg", "evidence-of-neutral-streams.svg", "pairs-to-case.svg", "tiers.svg"}
+
+
+def test_what_is_said_is_what_was_found(known, built):
+    text = built["README.md"]
     slowed = next(one for one in known if one["row"] == "slowed")
     found = slowed["virtual"]["cells"]["youtube:slowing"]["corroborated"]
     assert found["k"] == 12
@@ -95,8 +99,9 @@ def test_nothing_known_is_a_report_too():
     assert set(report.build([])) == {"README.md"}
 
 
-def test_pictures_say_what_they_show_to_whoever_does_not_see_them(known):
-    for name, text in report.build(known).items():
+def test_pictures_say_what_they_show_to_whoever_does_not_see_them(built):
+    readme = built["README.md"]
+    for name, text in built.items():
         if name.endswith(".svg"):
             root = ET.fromstring(text)  # noqa: S314 - our own document
             title, told = root.find(f"{SVG}title"), root.find(f"{SVG}desc")
@@ -104,7 +109,6 @@ def test_pictures_say_what_they_show_to_whoever_does_not_see_them(known):
             assert len(told.text) > 60, name
             assert not root.findall(f"{SVG}metadata")
             assert "2026" not in text
-            readme = report.build(known)["README.md"]
             assert f"## {title.text}" in readme
             assert f"]({name})" in readme
 
