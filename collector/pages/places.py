@@ -7,8 +7,9 @@ Spec: spec/series.md, section "Pages".
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from markupsafe import Markup
@@ -21,6 +22,8 @@ from collector.pages.language import Words
 from collector.pages.overview import CLAIMS, Entry, OpenCase, brand, chip, entries, open_case, place_name, shown_state
 from collector.pages.sentence import sentence, status_note
 
+MOST_LETTERS: Final = 24
+"""Of a label, so that it fits a phone beside its figure."""
 MOST_SIZES: Final = 40
 """More sizes than this are told in the list alone."""
 
@@ -140,6 +143,8 @@ class _Size:
     name: str
     line: str
     cell: CellView
+    label: str
+    """In the picture: the name, with what tells it from another of the same name."""
 
 
 def _sizes(words: Words, groups: Sequence[tuple[str, Sequence[CellView]]]) -> Figure | None:
@@ -150,7 +155,10 @@ def _sizes(words: Words, groups: Sequence[tuple[str, Sequence[CellView]]]) -> Fi
         telling = [c for c in known if c.state in CLAIMS and c.key.effect in {"slowing", "prioritising"}]
         plain = [c for c in known if c.key.effect == "slowing"]
         if (telling or plain) and len(shown) < MOST_SIZES:
-            shown.append(_Size(name, _line(words, group[0]), (telling or plain)[0]))
+            line, cell = _line(words, group[0]), (telling or plain)[0]
+            shown.append(_Size(name, line, cell, svg.shorten(name, MOST_LETTERS)))
+    names = Counter(size.name for size in shown)
+    shown = [size if names[size.name] == 1 else replace(size, label=_told_apart(words, size)) for size in shown]
     if not shown:
         return None
     claims = sum(size.cell.state in CLAIMS for size in shown)
@@ -159,6 +167,13 @@ def _sizes(words: Words, groups: Sequence[tuple[str, Sequence[CellView]]]) -> Fi
     drawn = svg.picture("sizes", 44 + 50 * len(shown), title=title, description=note, content=_drawing(words, shown))
     head = tuple(words(key) for key in ("place.name", "place.line", "chart.state", "cell.size", "chart.allowed"))
     return Figure(title, note, drawn, head, tuple(_row(words, size) for size in shown))
+
+
+def _told_apart(words: Words, size: _Size) -> str:
+    """A name that stands twice, on a fixed line and at hotspots for instance, with the kind of line behind it."""
+    key = size.cell.key
+    kind = words(f"access.{key.access}") + ("" if key.direction == "down" else f", {words('direction.up')}")
+    return f"{svg.shorten(size.name.partition(' (')[0], MOST_LETTERS - 12)} · {kind}"
 
 
 def _figures(words: Words, cell: CellView) -> tuple[str, str]:
@@ -189,7 +204,7 @@ def _drawing(words: Words, shown: Sequence[_Size]) -> list[Markup]:
         sign = chip(words, size.cell.state).sign
         estimate, _ = _figures(words, size.cell)
         content += [
-            svg.text(0, at, f"{sign} {svg.shorten(size.name, 24)}", "label strong halo-text"),
+            svg.text(0, at, f"{sign} {size.label}", "label strong halo-text"),
             svg.text(100, at, estimate, "label strong figure halo-text", "end"),
             svg.line(across(interval.low), at + 16, across(interval.high), at + 16, "interval"),
             svg.element("circle", cx=f"{across(interval.estimate):.2f}%", cy=at + 16, r=5, class_="estimate"),

@@ -56,6 +56,7 @@ PAGES = (
     f"/cell/stork/{LONG_APP}/down/fixed/slowing",
     "/operator/stork",
     "/operator/tern",
+    "/operator/heron",
     "/app/youtube",
     "/data",
     "/glossary",
@@ -198,7 +199,13 @@ CLASHES = """[...document.querySelectorAll('svg.picture')].flatMap(picture => {
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_no_label_of_a_picture_hides_another_on_a_phone(browser: Browser, language: str) -> None:
-    for page in (*CASES, "/operator/stork", "/app/youtube", "/cell/heron/youtube/down/hotspot/slowing"):
+    for page in (
+        *CASES,
+        "/operator/stork",
+        "/operator/heron",
+        "/app/youtube",
+        "/cell/heron/youtube/down/hotspot/slowing",
+    ):
         await browser.open(f"{page}?lang={language}", width=360)
         assert await browser.run("document.querySelectorAll('svg.picture text').length") > 2, page
         assert await browser.run(CLASHES) == [], page

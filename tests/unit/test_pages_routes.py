@@ -454,6 +454,13 @@ async def test_operators_and_apps_have_pages_without_a_ranking(aiohttp_client: O
         assert "<script" not in await (await client.get(path)).text()
 
 
+async def test_two_sizes_of_one_name_are_told_apart_in_the_picture(aiohttp_client: Opener) -> None:
+    text = await text_of(await aiohttp_client(application(world())), "/operator/heron?lang=en")
+    picture = text.split('id="sizes-desc"')[1].split("</svg>")[0]
+    for label in ("≠ YouTube · fixed line", "≠ YouTube · public Wi-Fi", "= Zoom (meeting set-up)"):
+        assert f">{label}</text>" in picture
+
+
 async def test_the_data_page_explains_every_column_and_names_a_case(aiohttp_client: Opener) -> None:
     client = await aiohttp_client(application(world()))
     text = await text_of(client, "/data?lang=en")
