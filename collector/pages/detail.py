@@ -30,9 +30,17 @@ from collector.pages.apps import app_name
 from collector.pages.curve import Threshold, evidence
 from collector.pages.figure import Figure
 from collector.pages.language import Words
-from collector.pages.overview import Chip, brand, case_chip, cell_address, chip, place_name, shown_state
+from collector.pages.overview import CLAIMS, Chip, brand, case_chip, cell_address, chip, place_name, shown_state
 from collector.pages.pictures import lanes, slopes
-from collector.pages.sentence import LEAST_PROBES, Measure, measure, sentence, short_size, status_note
+from collector.pages.sentence import (
+    LEAST_PROBES,
+    Measure,
+    measure,
+    reaches_below_material,
+    sentence,
+    short_size,
+    status_note,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +203,7 @@ def cell_page(
         chip=chip(words, state),
         meaning=words(f"state_means.{state}"),
         case=open_case,
-        reasons=(words("size.few_probes"),) if hidden else tuple(reason_in(words, reason) for reason in cell.reasons),
+        reasons=(words("size.few_probes"),) if hidden else tuple(_reasons(words, cell)),
         lanes=lanes(words, cell),
         pairs=None
         if hidden or not detail.pairs
@@ -215,6 +223,12 @@ def cell_page(
         ),
         as_of=words("site.as_of", moment=words.moment(cell.updated_ms)),
     )
+
+
+def _reasons(words: Words, cell: CellView) -> list[str]:
+    """Why no more is claimed, and what must be read with what is."""
+    small = cell.state in CLAIMS and reaches_below_material(cell)
+    return [*(reason_in(words, reason) for reason in cell.reasons), *([words("case.sure_small")] if small else [])]
 
 
 def drawn_in(cell: CellView) -> Measure:

@@ -21,6 +21,7 @@ from analysis.rules import RULES
 from collector.api.shape import PAIR_COLUMNS
 from collector.config import Config
 from collector.keys import CONFIG
+from collector.model import Interval, State
 from collector.pages.account import FIRST_LINES, LAST_LINES
 from collector.pages.apps import app_name
 from collector.pages.example import ExampleStore, application, cell, event, world
@@ -452,6 +453,18 @@ async def test_operators_and_apps_have_pages_without_a_ranking(aiohttp_client: O
     for path in ("/operator/nobody", "/app/nothing", "/operator/%3Cscript%3E"):
         assert (await client.get(path)).status == 404
         assert "<script" not in await (await client.get(path)).text()
+
+
+@pytest.mark.parametrize(
+    ("low", "state", "said"), [(0.1, "indication", 1), (0.3, "indication", 0), (0.1, "inconclusive", 0)]
+)
+async def test_a_claim_that_may_be_too_small_for_one_says_so(
+    aiohttp_client: Opener, low: float, state: State, said: int
+) -> None:
+    of = cell("heron", "youtube", state, slowdown=Interval(estimate=0.35, low=low, high=0.5))
+    client = await aiohttp_client(application(ExampleStore(plain=[of])))
+    text = await text_of(client, "/cell/heron/youtube/down/fixed/slowing?lang=en")
+    assert text.count("differences so small that nothing is promised about them") == said
 
 
 async def test_two_sizes_of_one_name_are_told_apart_in_the_picture(aiohttp_client: Opener) -> None:
