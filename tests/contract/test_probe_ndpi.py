@@ -17,6 +17,7 @@ import ssl
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -324,7 +325,17 @@ class Real:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Real:
-    home = tmp_path_factory.mktemp("real")
+    sequential, concurrent = ([a for a in every() if load(a).design == d] for d in ("sequential", "concurrent"))
+    # Nearly all of it is waiting, so three sessions run at a time, each with a reflector whose port tells it apart.
+    parts = [(sequential[::2], "0.2"), (sequential[1::2], "0.2"), (concurrent, "1")]
+    homes = [tmp_path_factory.mktemp("real") for _ in parts]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        found = list(pool.map(session_of, homes, *zip(*parts, strict=True)))
+    return Real([pair for one in found for pair in one.pairs], [flow for one in found for flow in one.flows])
+
+
+def session_of(home: Path, apps: list[str], segment_s: str) -> Real:
+    """One pair of each app, in one session."""
     argv = [sys.executable, "-m", "evenlane.cli", "reflector", "--host", "127.0.0.1", "--control-port", "0"]
     argv += ["--data-port", "0", "--state", str(home / "reflector"), "--json"]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -335,21 +346,18 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Real:
             sniffer = c.Sniffer(started["data_port"])
         except PermissionError:
             pytest.skip("only root may look at packets")
+        out = home / "out.jsonl"
         probe = [sys.executable, "-m", "evenlane.cli", "probe", "run", "differential", "--progress", "none"]
         probe += ["--reflector", f"{started['url']}#sha256={started['pin']}", "--state", str(home / "probe")]
-        probe += ["--pairs", "1", "--pace-mbps", "2"]
-        pairs: list[MeasuredPair] = []
-        for design, seconds in (("sequential", "0.2"), ("concurrent", "1")):
-            apps = [word for app in every() if load(app).design == design for word in ("--app", app)]
-            out = home / f"{design}.jsonl"
-            subprocess.run([*probe, *apps, "--segment-s", seconds, "--out", str(out)], check=True, capture_output=True)
-            record = open_record(from_line(out.read_bytes().splitlines()[0]))
-            assert isinstance(record, Measurement)
-            pairs += record.pairs
+        probe += ["--pairs", "1", "--pace-mbps", "2", "--segment-s", segment_s, "--out", str(out)]
+        probe += [word for app in apps for word in ("--app", app)]
+        subprocess.run(probe, check=True, capture_output=True)
+        record = open_record(from_line(out.read_bytes().splitlines()[0]))
+        assert isinstance(record, Measurement)
     finally:
         process.terminate()
         process.wait(20)
-    return Real(pairs, sniffer.flows())
+    return Real(list(record.pairs), sniffer.flows())
 
 
 @pytest.mark.services
