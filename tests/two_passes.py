@@ -44,7 +44,8 @@ def main(arguments: list[str]) -> int:
         print(f"== {name}", flush=True)
         began = time.monotonic()
         codes.append(subprocess.run([sys.executable, "-m", "pytest", *options], env=environment).returncode)
-        print(f"== {name}: exit code {codes[-1]} after {time.monotonic() - began:.0f} s", flush=True)
+        told = "nothing to run" if codes[-1] == NOTHING else f"exit code {codes[-1]}"
+        print(f"== {name}: {told} after {time.monotonic() - began:.0f} s", flush=True)
         stop = {"-x", "--exitfirst"} & set(arguments)
         if codes[-1] not in ({PASSED, NOTHING} if stop else {PASSED, FAILED, NOTHING}):
             break
