@@ -402,7 +402,6 @@ def test_two_hundred_neighbours_come_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.lab
-@c.undisturbed
 def test_a_loop_that_is_short_of_cpu_says_so_in_the_receipt(tmp_path: Path) -> None:
     """Same core as programs that never sleep, at the lowest priority: what saturation is for."""
     ours = os.sched_getaffinity(0)
