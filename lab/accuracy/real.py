@@ -24,11 +24,11 @@ from lab.accuracy.judging import Judged, judge_run
 from lab.accuracy.model import Played, Row, Run
 from lab.accuracy.reading import RealMeasure, real_of
 from lab.drivers import DRIVERS, NoDriver, choose_driver, refusal
-from lab.stage import Stage
+from lab.stage import Stage, StageError
 from probe.wire.records import ReceiptPair, Segment
 
 MOST_VOID: Final = 2
-"""So many times a repeat is tried again because the machine was too busy."""
+"""So many times a repeat is tried again because the machine was too busy, or a probe could not begin."""
 TWINS: Final = 9
 """Virtual runs with the real one's pairs and length: what the engine says of the same measurement."""
 NOISE_FACTOR: Final = 3.0
@@ -55,7 +55,13 @@ def play(row: Row, *, driver: str | None, say: Say) -> dict[str, Any]:
     for repeat in range(asked.repeats):
         for attempt in range(1 + MOST_VOID):
             say(f"{row.name}: real sockets ({used}), repeat {repeat + 1} of {asked.repeats}")
-            found = _measured(row, plan, used, repeat=repeat, seed=f"{row.name}/{repeat}/{attempt}")
+            try:
+                found = _measured(row, plan, used, repeat=repeat, seed=f"{row.name}/{repeat}/{attempt}")
+            except StageError as error:  # on a line that loses packets in bursts a first connection may fail
+                if attempt == MOST_VOID:
+                    raise
+                say(f"{row.name}: tried again, {error}")
+                continue
             runs.append(found)
             if found.void is None:
                 break

@@ -325,3 +325,24 @@ def test_bins_are_rates_over_the_time_they_took():
     segment = Segment(arm="app", end="complete", bins_ms=(100, 250, 250), bins_bytes=(125_000, 187_500, 9))
     assert real.bins_mbps(segment) == (10.0, 10.0)
     assert real.bins_mbps(None) == ()
+
+
+def test_a_probe_that_cannot_begin_is_tried_again_and_said_so_if_it_never_can(monkeypatch):
+    """Stands in for namespaces and programs, which no test can make fail at will."""
+    said, left = [], [StageError("connect timeout"), StageError("connect timeout"), run_of(Line())]
+
+    def measured(*_: object, **__: object) -> Run:
+        found = left.pop(0)
+        if isinstance(found, StageError):
+            raise found
+        return found
+
+    monkeypatch.setattr(real, "_measured", measured)
+    monkeypatch.setattr(real, "_driver", lambda wanted: "tun")
+    monkeypatch.setattr(real, "_twins", lambda twin: [])
+    row = replace(ROW, engine="path", options={})
+    assert real.play(row, driver=None, say=said.append)["repeats"] == 1
+    assert [words for words in said if "connect timeout" in words] == ["a-row: tried again, connect timeout"] * 2
+    left.extend(StageError("connect timeout") for _ in range(1 + real.MOST_VOID))
+    with pytest.raises(StageError, match="connect timeout"):
+        real.play(row, driver=None, say=said.append)
