@@ -7,6 +7,7 @@ Needs the extra `report`. Colours are the house's; lines and marks differ in for
 from __future__ import annotations
 
 import io
+import math
 import re
 from html import escape
 from typing import Any, Final
@@ -101,9 +102,13 @@ def _dots(axes: Any, figure: Figure) -> None:
     axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3)
 
 
+_RATIOS: Final = (0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+"""Ratios of rates with a name on the axes; these are logarithms, so that faster and slower take the same room."""
+
+
 def _scatter(axes: Any, figure: Figure) -> None:
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        axis.set_ticks([math.log(ratio) for ratio in _RATIOS], labels=[f"{100 * ratio:g} %" for ratio in _RATIOS])
     axes.set_aspect("equal")
     for one in figure.series:
         if one.look == "bound":

@@ -249,22 +249,22 @@ def _tiers(results: Sequence[Result]) -> Figure | None:
         real = one.get("real") or {}
         for app, told in sizes_of(real, "rates"):
             virtual, measured = (fraction(told[tier]["y"]) for tier in ("virtual", "real"))
-            points[bool(real["agrees"])].append((virtual, measured))
+            points[bool(real["agrees"])].append((-told["virtual"]["y"], -told["real"]["y"]))
             noises = (f"{told[tier]['sd']:.2f}" for tier in ("virtual", "real"))
             rows.append((one["row"], app, percent(virtual, 1), percent(measured, 1), *noises, _word(real["agrees"])))
     if not rows:
         return None
     count, agree = len(rows), len(points[True])
     ends = [value for found in points.values() for point in found for value in point]
-    line = ((min(0.0, *ends), min(0.0, *ends)), (max(1.0, *ends), max(1.0, *ends)))
+    line = ((min(0.0, *ends), min(0.0, *ends)), (max(0.0, *ends), max(0.0, *ends)))
     return Figure(
         name="tiers",
         title=f"Kernel TCP over the emulated line shows what virtual time shows: {agree} of {count} agree",
-        description="Median slowdown of each app on each row, in virtual time (across) and through real sockets (up); "
-        "on the line both are equal.",
+        description="Rate of each app on each row in per cent of its control's, in virtual time (across) and through "
+        "real sockets (up), medians, both axes logarithmic; on the line both are equal.",
         kind="scatter",
-        x="slowdown in virtual time",
-        y="slowdown through real sockets",
+        x="in virtual time, % of the control's rate",
+        y="through real sockets, % of the control's rate",
         series=(
             Series(label="agrees", points=tuple(points[True])),
             Series(label="differs", points=tuple(points[False]), look="theirs"),
