@@ -276,9 +276,10 @@ def test_several_operators_and_subscribers_at_once(driver: str) -> None:
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_survives_the_death_of_the_stage(driver: str, kind: signal.Signals) -> None:
     code = (
-        "import sys, subprocess, time\n"
+        "import signal, sys, subprocess, time\n"
         "from lab.model import Link, Scenario\n"
         "from lab.stage import Stage\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored below a shell's background job
         f"with Stage([Scenario('x')], driver={driver!r}, subscribers=2) as stage:\n"
         "    stage.start([sys.executable, '-c', 'import time; time.sleep(600)'], stage.operators[0].subscribers[0])\n"
         "    print(stage.directory, flush=True)\n"
