@@ -23,7 +23,6 @@ Result = dict[str, Any]
 LEAST_ROWS: Final = 45
 LEAST_STREAMS: Final = 10_000
 RATES: Final = ("slowing", "prioritising")
-ORDER_EFFECTS: Final = frozenset({"boost", "carry", "night_boost", "trend"})
 QUIET_SD: Final = 0.6
 """Up to this pair noise the share of neutral streams that ever reach 20 is to stay below 1 %."""
 
@@ -46,6 +45,7 @@ def all_of(results: Sequence[Result]) -> list[Promise]:
         _enough(results),
         _nobody_accused(played),
         _quiet_streams(played),
+        _quiet_rows(played),
         _any_streams(played),
         *(_power(played, wanted) for wanted in POWER),
         _fewer_bytes(played),
@@ -116,46 +116,43 @@ def cells_by_app(result: Result) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def has_order_effect(result: Result) -> bool:
-    """Whether a segment is faster for being first: that is no pair noise, and counts until the midpoint knows it."""
-    return bool(ORDER_EFFECTS & set(result["options"].get("noise", {})))
+def _quiet(played: Sequence[Result]) -> list[Result]:
+    """Even rows at pair noise up to QUIET_SD."""
+    return [one for one in played if rival.is_even(one) and noise_of(one) <= QUIET_SD]
 
 
 def _quiet_streams(played: Sequence[Result]) -> Promise:
     """Of rates: pair noise says nothing of how often transfers fail, so blocking has Ville's bound alone."""
-    rows = [one for one in played if rival.is_even(one) and noise_of(one) <= QUIET_SD]
+    rows = _quiet(played)
     n = sum(one["virtual"]["streams"]["count"] for one in rows)
     counted = {
         effect: share(sum(one["virtual"]["streams"]["by_effect"].get(effect, {"k": 0})["k"] for one in rows), n)
         for effect in ("slowing", "prioritising", "blocking", "tampering")
     }
-    frequent = [
-        one
-        for one in rows
-        if any((one["virtual"]["streams"]["by_effect"].get(effect, {}).get("low") or 0) > 0.01 for effect in RATES)
-    ]
-    above = tuple(one["row"] for one in frequent if not has_order_effect(one))
     figure = "; ".join(f"{effect} {of(found)}" for effect, found in counted.items()) + f"; {len(rows)} rows"
-    ordered = [one for one in frequent if has_order_effect(one)]
-    if ordered:
-        most = max(
-            (one["virtual"]["streams"]["by_effect"].get(effect, {"share": 0.0})["share"], one["row"])
-            for one in ordered
-            for effect in RATES
-        )
-        figure += (
-            f". More often than 1 %, up to {100 * most[0]:.1f} % ({most[1]}), where the first segment is much faster "
-            f"or slower besides: {', '.join(one['row'] for one in ordered)}"
-        )
-    met = None if not n else n >= LEAST_STREAMS and not above and all(counted[e]["share"] <= 0.01 for e in RATES)
+    met = None if not n else n >= LEAST_STREAMS and all(counted[e]["share"] <= 0.01 for e in RATES)
     least = f"{LEAST_STREAMS:,}".replace(",", " ")
     return Promise(
         promise=f"E ≥ 20 for slowing or prioritising ever in at most 1 % of {least} and more neutral streams at pair "
-        f"noise up to {QUIET_SD:g}, in all together and on each row whose segments differ by noise alone",
+        f"noise up to {QUIET_SD:g}, all rows together",
         figure=figure,
         met=met,
-        rows=above,
     )
+
+
+def _quiet_rows(played: Sequence[Result]) -> Promise:
+    """The same of every row for itself, which is more: many rows without noise cannot hide a bad one."""
+    told = [
+        (found["share"], found["low"] or 0, one["row"], effect)
+        for one in _quiet(played)
+        for effect in RATES
+        if (found := one["virtual"]["streams"]["by_effect"].get(effect))
+    ]
+    above = tuple(sorted({row for _, low, row, _ in told if low > 0.01}))
+    most = max(told, default=None)
+    figure = "none ever" if most is None else f"worst row: {100 * most[0]:.1f} % ({most[2]}, {most[3]})"
+    met = None if not _quiet(played) else not above
+    return Promise(promise="The same on each of these rows alone", figure=figure, met=met, rows=above)
 
 
 def _is_above(found: dict[str, Any]) -> bool:
