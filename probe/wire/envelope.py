@@ -16,10 +16,10 @@ from typing import Annotated, Any, Final
 
 from probe.wire.codec import KEY_ID, WireError, dumps, from_dict, loads, text, to_dict
 from probe.wire.limits import MAX_ENVELOPE_BYTES, MAX_PAYLOAD_BYTES
-from probe.wire.records import RECORD_TYPES, VERSION, Measurement, Plan, Receipt, Started
+from probe.wire.records import RECORD_TYPES, VERSION, Enrolment, Leave, Measurement, Plan, Receipt, Started
 from probe.wire.signing import Signer, key_bytes, verify
 
-Record = Measurement | Receipt | Started | Plan
+Record = Measurement | Receipt | Started | Plan | Enrolment | Leave
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,6 +57,10 @@ PairKind = Literal["test", "placebo"]
 Access = Literal["fixed", "mobile", "hotspot"]
 Effect = Literal["slowing", "blocking", "prioritising", "tampering"]
 Position = Literal["edge", "behind_nat", "wifi", "unknown"]
+Portal = Literal["open", "captive", "offline", "intercepted"]
+"""What a hotspot's door looks like (spec/probe.md). open: the reflector's signed page came as it was sent. captive: a
+portal answered in its place, or announces itself (RFC 8908, RFC 8910). offline: nothing answered. intercepted: no
+portal, yet somebody else's bytes, certificate or names."""
 SegmentEnd = Literal["complete", "aborted", "reset", "absent", "mismatch", "control_lost"]
 """How a segment ended, as the reflector saw it.
 
@@ -232,6 +236,20 @@ class Environment:
     """One-minute load average per CPU at the start."""
     clock_offset_ms: Annotated[int | None, bounded(low=-MAX_INT, high=MAX_INT)] = None
     """Reflector's clock minus the probe's at the start of the session."""
+    family: Literal[4, 6] | None = None
+    """Of the control connection."""
+    declared_position: Literal["router", "behind_router", "hotspot"] | None = None
+    """Where the volunteer said that this device stands."""
+    clock_synchronised: bool | None = None
+    """Whether the kernel's clock is disciplined (adjtimex); None where it does not tell."""
+    metered: bool | None = None
+    """A line that is paid by volume, as the system or the volunteer says."""
+    portal: Portal | None = None
+    """The worst that was seen before, during and after the session; None where nobody looked."""
+    household_source: Literal["router", "igd"] | None = None
+    """Where `household_kb` was counted: on this device's own interfaces, or asked of the home router (UPnP-IGD)."""
+    changed: Annotated[tuple[str, ...], items(most=16, pattern=r"[a-z_]{1,32}")] = ()
+    """Names of members that were different when they were looked at again at the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -372,6 +390,8 @@ class PlannedReflector:
 
     url: Annotated[str, text(longest=512, pattern=r"https://\S+")]
     key: Annotated[str, text(pattern=KEY_ID)]
+    portal: Annotated[str | None, text(longest=512, pattern=r"http://\S+")] = None
+    """Base of its plain-HTTP page, by which a captive portal is noticed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -414,7 +434,52 @@ class Plan:
     monthly_mb: Annotated[int, bounded(low=0, high=10_000_000)] = 5000
     profiles: Annotated[tuple[PlannedProfile, ...], items(most=128)] = ()
     """Profiles that are newer than what the probes were installed with."""
+    hotspot_daily_mb: Annotated[int, bounded(low=0, high=1_000_000)] = 30
+    hotspot_monthly_mb: Annotated[int, bounded(low=0, high=10_000_000)] = 500
+    """Budgets of probes on public hotspots, whose line belongs to somebody else's guests."""
 
 
-RECORD_TYPES: Final = {"measurement": Measurement, "receipt": Receipt, "started": Started, "plan": Plan}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolment:
+    """A probe's wish to take part, with what its volunteer agreed to and chose to tell."""
+
+    type: Literal["enrolment"]
+    v: Literal[1]
+    collector: Annotated[str, text(pattern=KEY_ID)]
+    """Whom it is meant for: at another collector it is worth nothing."""
+    at_ms: Annotated[int, bounded(low=MIN_TIME_MS, high=MAX_TIME_MS)]
+    consent: Annotated[str, text(longest=32, pattern=r"[0-9]{4}-[0-9]{2}-[0-9]{2}")]
+    """Version of the text that was agreed to."""
+    language: Literal["nl", "fr", "de", "en"] = "en"
+    """In which it was read."""
+    token: Annotated[str | None, text(longest=128, pattern=r"[A-Za-z0-9_-]+")] = None
+    """From an organiser who knows the volunteer; without one the probe counts as unknown to anybody."""
+    hotspot: bool = False
+    declared_position: Literal["router", "behind_router", "hotspot"] | None = None
+    brand: Annotated[str | None, text(longest=64)] = None
+    tariff: Annotated[str | None, text(longest=64)] = None
+    contract_down_mbps: Annotated[float | None, bounded(low=0, high=1_000_000)] = None
+    contract_up_mbps: Annotated[float | None, bounded(low=0, high=1_000_000)] = None
+    opt_in_filters: bool | None = None
+    software: Software | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave:
+    """A probe's wish that the collector forget it."""
+
+    type: Literal["leave"]
+    v: Literal[1]
+    collector: Annotated[str, text(pattern=KEY_ID)]
+    at_ms: Annotated[int, bounded(low=MIN_TIME_MS, high=MAX_TIME_MS)]
+
+
+RECORD_TYPES: Final = {
+    "measurement": Measurement,
+    "receipt": Receipt,
+    "started": Started,
+    "plan": Plan,
+    "enrolment": Enrolment,
+    "leave": Leave,
+}
 """What may stand in an envelope, by its `type`."""

@@ -15,13 +15,15 @@ from typing import Any, Final, Literal, Union, get_args, get_origin
 
 from probe.wire import limits
 from probe.wire.codec import Bounds, fields_of
-from probe.wire.records import Measurement, PairRecord, Plan, Receipt, Started
+from probe.wire.records import Enrolment, Leave, Measurement, PairRecord, Plan, Receipt, Started
 
 TITLES: Final = {
     "measurement": Measurement,
     "receipt": Receipt,
     "started": Started,
     "plan": Plan,
+    "enrolment": Enrolment,
+    "leave": Leave,
     "pair": PairRecord,
 }
 ENVELOPE: Final = {

@@ -32,7 +32,7 @@ sys.modules.setdefault("carriers_tcp", t)
 _spec.loader.exec_module(t)
 
 CARRIERS = ["tls", "hello", "stream"]
-AFTER = 60_000
+AFTER = 20_000
 """Bytes of the sender behind which a byte is changed: every handshake is over."""
 
 
@@ -43,7 +43,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Announcement]:
 
 
 def pair_over(carrier: str, direction: str) -> PlannedPair:
-    made: PlannedPair = t.planned(carrier, direction, segment_s=0.5)
+    made: PlannedPair = t.planned(carrier, direction, segment_s=1.0)
     return dataclasses.replace(made, app_name=t.c.APP, neutral_name=t.TWIN) if carrier == "tls" else made
 
 

@@ -16,7 +16,9 @@ from probe.wire import envelope, schema
 from probe.wire.codec import WireError, dumps, from_dict, loads, to_dict
 from probe.wire.records import (
     RECORD_TYPES,
+    Enrolment,
     Environment,
+    Leave,
     MeasuredPair,
     MeasuredSegment,
     Measurement,
@@ -37,6 +39,7 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"
 PROBE = SeedSigner(hashlib.sha256(b"golden probe").digest(), "python")
 REFLECTOR = SeedSigner(hashlib.sha256(b"golden reflector").digest(), "python")
+COLLECTOR = SeedSigner(hashlib.sha256(b"golden collector").digest(), "python")
 T0 = 1_790_000_000_000
 ORIGIN = Origin(asn=64496, operator="Lane Telecom", country="BE", network="ab" * 8, edge=True)
 
@@ -153,8 +156,26 @@ def examples():
                 nettests=(PlannedNettest(nettest="differential", apps=("youtube",)),),
                 weights=(Weight(app="youtube", direction="down", access="fixed", effect="slowing", weight=0.5),),
             ),
-            SeedSigner(hashlib.sha256(b"golden collector").digest(), "python"),
+            COLLECTOR,
         ),
+        "enrolment": (
+            Enrolment(
+                type="enrolment",
+                v=1,
+                collector=COLLECTOR.key_id,
+                at_ms=T0,
+                consent="2026-11-23",
+                language="nl",
+                token="r8sQ2c",
+                declared_position="router",
+                brand="Lane Telecom",
+                tariff="Street 100",
+                contract_down_mbps=100.0,
+                opt_in_filters=False,
+            ),
+            PROBE,
+        ),
+        "leave": (Leave(type="leave", v=1, collector=COLLECTOR.key_id, at_ms=T0 + 1), PROBE),
     }
 
 
@@ -167,7 +188,7 @@ def test_golden_bytes_do_not_change(name):
     assert envelope.open_record(envelope.from_line(golden)) == record
 
 
-@pytest.mark.parametrize("name", sorted(RECORD_TYPES))
+@pytest.mark.parametrize("name", ["measurement", "plan", "receipt", "started"])
 def test_records_signed_before_a_field_was_added_still_verify_and_read(name):
     """These bytes were signed before the carriers came; what they lack takes its default. Never regenerate them."""
     record, _ = examples()[name]
