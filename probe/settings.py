@@ -22,6 +22,7 @@ from probe.wire.scrub import find_address, scrub
 MAX_SETTINGS_BYTES: Final = 64 * 1024
 """Largest settings file that is read."""
 DAY_MIN: Final = 24 * 60
+_QUOTE: Final = "'"
 _MOST_PROBLEMS: Final = 24
 _MOST_TEXT: Final = 64
 """As in the environment record (probe/wire/records.py), which these texts end up in."""
@@ -159,7 +160,7 @@ def settings_of(document: Mapping[str, Any]) -> tuple[Settings, tuple[str, ...]]
     for key, value in document.items():
         reader = _TOLD.get(key)
         if reader is None:
-            problems.append(f"{_shown(key)} is not a setting; known are {', '.join(NAMES)}")
+            problems.append(f"{_shown(key).strip(_QUOTE) or 'a key'} is not a setting; known are {', '.join(NAMES)}")
             continue
         if value is None or (isinstance(value, str) and not value.strip()) or value == []:
             continue

@@ -82,7 +82,7 @@ def test_without_the_plan_nobody_knows_the_app(reflector, tmp_path: Path) -> Non
     ("made", "key", "words"),
     [
         (plan(profile("brandnew")), SeedSigner(b"\x0d" * 32).key_id, "not by the key that you named"),
-        (plan(profile("brandnew")), "short", "the key id is not one"),
+        (plan(profile("brandnew")), "short", "key id is not one"),
         (plan(expires_ms=NOW - 1), COLLECTOR.key_id, "has expired"),
         (plan(issued_ms=NOW + 3_600_000), COLLECTOR.key_id, "issued in the future"),
     ],
