@@ -24,7 +24,6 @@ TIMEOUT_S: Final = 30.0
 _LATER: Final = frozenset({408, 425, 429})
 """Statuses besides 5xx after which the same question may be answered."""
 _MOST_WORDS: Final = 200
-_ODD: Final = frozenset(range(32)) | frozenset(range(127, 160)) | {0x2028, 0x2029}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,5 +104,6 @@ def words(value: Any, most: int = _MOST_WORDS) -> str:
         value = str(value)
     if not isinstance(value, str):
         return ""
-    line = "".join(" " if ord(letter) in _ODD else letter for letter in value[: most * 4])
+    # What does not print could turn the rest of a line around (Unicode, bidirectional controls).
+    line = "".join(letter if letter.isprintable() else " " for letter in value[: most * 4])
     return scrub(line)[:most].strip()

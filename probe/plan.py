@@ -202,16 +202,27 @@ class Budgets:
     monthly_mb: int
 
 
-def budgets(plan: Plan | None, settings: Settings) -> Budgets:
-    """The lower of what the plan and the owner say; the usual where there is no plan (5 GB a month, 200 MB a day)."""
+def ceiling(settings: Settings) -> Budgets:
+    """What the owner agreed to: told in the settings, else what the consent text said (5 GB a month, 200 MB a day).
+
+    A plan can lower it and never raise it, because nobody agreed to more.
+    """
+    usual = (DEFAULT_DAILY_MB, DEFAULT_MONTHLY_MB)
     if settings.stands_at_hotspot:
-        told = (plan.hotspot_daily_mb, plan.hotspot_monthly_mb) if plan else (HOTSPOT_DAILY_MB, HOTSPOT_MONTHLY_MB)
-    else:
-        told = (plan.daily_mb, plan.monthly_mb) if plan else (DEFAULT_DAILY_MB, DEFAULT_MONTHLY_MB)
-    owner = (settings.daily_mb, settings.monthly_mb)
-    most = (MOST_DAILY_MB, MOST_MONTHLY_MB)
-    daily, monthly = (min(told[at], most[at], most[at] if wish is None else wish) for at, wish in enumerate(owner))
-    return Budgets(daily, monthly)
+        usual = (HOTSPOT_DAILY_MB, HOTSPOT_MONTHLY_MB)
+    daily = usual[0] if settings.daily_mb is None else settings.daily_mb
+    monthly = usual[1] if settings.monthly_mb is None else settings.monthly_mb
+    return Budgets(min(daily, MOST_DAILY_MB), min(monthly, MOST_MONTHLY_MB))
+
+
+def budgets(plan: Plan | None, settings: Settings) -> Budgets:
+    """What may be spent: the lower of the plan and of what the owner agreed to."""
+    most = ceiling(settings)
+    if plan is None:
+        return most
+    if settings.stands_at_hotspot:
+        return Budgets(min(plan.hotspot_daily_mb, most.daily_mb), min(plan.hotspot_monthly_mb, most.monthly_mb))
+    return Budgets(min(plan.daily_mb, most.daily_mb), min(plan.monthly_mb, most.monthly_mb))
 
 
 # -- files ------------------------------------------------------------------------------------------------------
