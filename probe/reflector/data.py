@@ -350,11 +350,16 @@ def open_listener(host: str, port: int) -> socket.socket:
             # "::" means both families.
             with contextlib.suppress(OSError):
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        with contextlib.suppress(OSError):
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT_BYTES)
+        tune_listener(listener)
         listener.bind(address)
         listener.listen(512)
     except OSError:
         listener.close()
         raise
     return listener
+
+
+def tune_listener(listener: socket.socket) -> None:
+    """What connections shall inherit from a listening socket, whoever opened it."""
+    with contextlib.suppress(OSError):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT_BYTES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import platform
 import secrets
 import signal
@@ -38,7 +39,7 @@ from probe.reflector.data import DataPlane
 from probe.reflector.datagrams import DatagramPlane
 from probe.reflector.delivery import Delivery
 from probe.reflector.keys import Certificate
-from probe.reflector.listen import CannotListen, listen
+from probe.reflector.listen import CannotListen, handed_over, listen
 from probe.reflector.logs import LOG
 from probe.reflector.metrics import Metrics
 from probe.reflector.opening import CARRIERS
@@ -46,7 +47,7 @@ from probe.reflector.origin import Address, Origins
 from probe.reflector.pool import Pool, url_host
 from probe.reflector.receipts import Receipts
 from probe.reflector.renewal import Renewal
-from probe.reflector.udp import open_ports
+from probe.reflector.udp import adopt_ports, open_ports
 from probe.reflector.witness import Witness
 from probe.wire.records import Origin, Software
 
@@ -91,10 +92,11 @@ class Reflector:
             return origins.find(address, opened.network_key.of(self._metrics.now_ms()), told)
 
         try:
-            control_listeners, data_listeners = listen(config.hosts, config.control_port, config.data_port)
+            handed = handed_over(os.environ, os.getpid())
+            control_listeners, data_listeners = listen(config.hosts, config.control_port, config.data_port, handed)
         except CannotListen as error:
             raise ReflectorError(str(error)) from None
-        udp_ports = open_ports(data_listeners)
+        udp_ports = adopt_ports(handed.data_udp) or open_ports(data_listeners)
         pool = Pool(config.hosts, control_listeners[0].getsockname()[1], data_listeners[0].getsockname()[1])
         identity = Identity(
             key_id=opened.signer.key_id,

@@ -107,14 +107,25 @@ def open_port(like: socket.socket) -> UdpPort:
         if like.family == socket.AF_INET6:
             only = like.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
-        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+        _widen(sock)
         sock.bind(like.getsockname())
         return UdpPort(sock)
     except BaseException:
         sock.close()
         raise
+
+
+def adopt_ports(sockets: Sequence[socket.socket]) -> list[UdpPort]:
+    """UDP sockets that somebody else bound."""
+    for sock in sockets:
+        _widen(sock)
+    return [UdpPort(sock) for sock in sockets]
+
+
+def _widen(sock: socket.socket) -> None:
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
 
 
 def open_ports(listeners: Sequence[socket.socket]) -> list[UdpPort]:
