@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: EUPL-1.2
 """What a volunteer is told before agreeing, in four languages.
 
-The texts have one version, the day on which they were written: an enrolment names it, so that it can be shown later what
-a volunteer agreed to. Whoever changes a text gives all four a new version and tells collectors to ask for it
+The texts have one version, the day on which they were written: an enrolment names it, so that it can be shown later
+what a volunteer agreed to. Whoever changes a text gives all four a new version and tells collectors to ask for it
 (Regulation (EU) 2016/679, Articles 7 and 13). Spec: spec/enrolment.md, section "Consent".
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from probe.settings import Language
 
@@ -54,4 +54,4 @@ def language_of(environ: Mapping[str, str]) -> Language:
     """The terminal's language where we speak it, else English (POSIX, section 8.2: LC_ALL, LC_MESSAGES, LANG)."""
     told = next((environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if environ.get(name)), "")
     short = told[:2].lower()
-    return cast("Language", short) if short in LANGUAGES else "en"
+    return short if short in LANGUAGES else "en"
