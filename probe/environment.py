@@ -1,180 +1,127 @@
 # SPDX-License-Identifier: EUPL-1.2
 """What else could explain a difference, as far as this device can see it. None always means "not known".
 
-No SSID, no BSSID and no address leaves this module. Spec: spec/records.md, section "Environment".
+Looked at when a session begins and again when it ends. No SSID, no BSSID and no address leaves this module.
+Spec: spec/probe.md, section "Environment"; spec/records.md, section "Measurement".
 """
 
 from __future__ import annotations
 
-import fcntl
-import ipaddress
 import os
-import socket
-import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from probe.netio.dial import is_public
-from probe.wire.records import Environment, Position
+from probe.clock import Ask, is_synchronised, output_of
+from probe.line import ROOT, AddressOf, Line, has_upstream_router, position_of
+from probe.settings import Settings
+from probe.shaping import is_shaped
+from probe.wire.records import Environment
 
-_ROOT: Final = Path("/")
-_TUNNELS: Final = (
-    "tun",
-    "tap",
-    "utun",
-    "wg",
-    "ipsec",
-    "xfrm",
-    "nordlynx",
-    "nordtun",
-    "proton",
-    "mullvad",
-    "zt",
-    "tailscale",
+_MOBILE: Final = ("wwan", "rmnet", "ccmni", "wwp", "mhi_")
+"""Interfaces of modems; many contracts of theirs are paid by volume."""
+_LOOKED_AT_AGAIN: Final = (
+    "position",
+    "wifi",
+    "vpn",
+    "sqm",
+    "upstream_router",
+    "family",
+    "clock_synchronised",
+    "metered",
 )
-_NOT_PHYSICAL: Final = ("lo", "dummy", "docker", "br-", "veth", "ifb", *_TUNNELS)
-_SIOCGIFADDR: Final = 0x8915
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """The interface that carries our connections."""
+class Asks:
+    """Where the answers come from; the tests' machines on paper take other places."""
 
-    name: str
-    is_wifi: bool
-    is_vpn: bool
+    root: Path = ROOT
+    address_of: AddressOf | None = None
+    program: Ask = output_of
+    is_shaped: Callable[[str], bool | None] = is_shaped
 
 
-def line_of(local: str, root: Path = _ROOT, address_of: Callable[[str], str | None] | None = None) -> Line | None:
-    """The interface that owns the socket's local address (text, without scope); None where it cannot be seen.
+def observe(
+    local: str, peer: str, line: Line | None, *, declared: Settings | None = None, asks: Asks | None = None
+) -> Environment:
+    """The environment at the start of a session. The addresses (text, without scope) are compared and forgotten.
 
-    Asked by address, because VPN clients route by policy and leave the default route of the main table alone.
+    `declared` is what the owner told; None where nobody did.
     """
-    interfaces = root / "sys/class/net"
-    try:
-        names = sorted(path.name for path in interfaces.iterdir())
-    except OSError:
-        return None
-    ask = address_of or _ipv4_of
-    name = _owner_v6(local, root) if ":" in local else next((n for n in names if ask(n) == local), None)
-    if name is None:
-        return None
-    interface = interfaces / name
-    is_wifi = (interface / "wireless").exists() or (interface / "phy80211").exists()
-    # A tunnel by name, beside a line that could carry it: alone it is a modem's or a namespace's own device.
-    carriers = [n for n in names if n != name and not n.startswith(_NOT_PHYSICAL) and _is_up(interfaces / n)]
-    return Line(name=name, is_wifi=is_wifi, is_vpn=name.startswith(_TUNNELS) and bool(carriers))
-
-
-def _ipv4_of(name: str) -> str | None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            answer = fcntl.ioctl(sock, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-        except OSError:
-            return None
-    return socket.inet_ntoa(answer[20:24])
-
-
-def _owner_v6(local: str, root: Path) -> str | None:
-    try:
-        wanted = ipaddress.IPv6Address(local).packed.hex()
-        rows = (root / "proc/net/if_inet6").read_text(encoding="ascii").split("\n")
-    except (OSError, ValueError):
-        return None
-    return next((row.split()[-1] for row in rows if row.startswith(wanted)), None)
-
-
-def _is_up(interface: Path) -> bool:
-    try:
-        return (interface / "operstate").read_text(encoding="ascii").strip() == "up"
-    except OSError:
-        return False
-
-
-def position_of(local: str, peer: str, line: Line | None) -> Position:
-    """Where this device stands, from its own socket address and the reflector's (text, without scope).
-
-    edge: our address is one of the public internet, so nothing translates it. In a network of private addresses
-    alone (a lab) nothing is known but Wi-Fi. Whether the reflector saw the same address stands in its receipt.
-    """
-    if line is not None and line.is_wifi:
-        return "wifi"
-    if is_public(local):
-        return "edge"
-    return "behind_nat" if is_public(peer) else "unknown"
-
-
-def observe(local: str, peer: str, line: Line | None, root: Path = _ROOT) -> Environment:
-    """The environment at the start of a session. The addresses are compared and forgotten."""
+    asks = asks or Asks()
+    told = declared or Settings()
+    upstream = has_upstream_router(local, peer, line, asks.root, asks.address_of)
     return Environment(
         position=position_of(local, peer, line),
+        hotspot=told.stands_at_hotspot,
         wifi=None if line is None else line.is_wifi,
         vpn=None if line is None else line.is_vpn,
-        sqm=_has_sqm(root, line),
+        sqm=_has_sqm(asks, line, upstream),
+        upstream_router=upstream,
+        brand=told.brand,
+        tariff=told.tariff,
+        contract_down_mbps=told.contract_down_mbps,
+        contract_up_mbps=told.contract_up_mbps,
+        opt_in_filters=told.opt_in_filters,
         load=_load(),
+        family=6 if ":" in local else 4,
+        declared_position=told.declared_position,
+        clock_synchronised=is_synchronised(asks.root, asks.program),
+        metered=is_metered(line, told, asks),
     )
 
 
-class PathWatch:
-    """Notices another address, interface or gateway on the way to a peer. What it compares never leaves memory.
+def look_again(
+    before: Environment,
+    local: str,
+    peer: str,
+    line: Line | None,
+    *,
+    declared: Settings | None = None,
+    asks: Asks | None = None,
+) -> Environment:
+    """The environment of the session's start, with the names of what is different now that it ends in `changed`.
 
-    The kernel is asked which address it would use now, which sends nothing; gateways are those of the default routes.
+    What became unknown, or known, counts as different too. An empty `local`: there is no way to the peer any more,
+    so nothing is looked at.
     """
-
-    def __init__(self, peer: str, bind: str | None = None, root: Path = _ROOT) -> None:
-        self._family = socket.AF_INET6 if ":" in peer else socket.AF_INET
-        self._peer = peer
-        self._bind = bind
-        self._root = root
-        self._known = self._look()
-
-    def begin(self) -> None:
-        """A pair begins: what is the case now is what it is compared with."""
-        self._known = self._look()
-
-    def has_changed(self) -> bool | None:
-        """Whether it is another path than at the beginning of the pair; None where nothing can be seen."""
-        now = self._look()
-        if now == (None, None) or self._known == (None, None):
-            return None
-        return now != self._known
-
-    def _look(self) -> tuple[str | None, frozenset[str] | None]:
-        return self._source(), default_routes(self._family, self._root)
-
-    def _source(self) -> str | None:
-        """The address from which packets to the peer would leave; empty where there is no way to it any more."""
-        if self._bind is not None:
-            return self._bind
-        with socket.socket(self._family, socket.SOCK_DGRAM) as sock:
-            try:
-                sock.connect((self._peer, 9))  # nothing is sent; 9 is the port that discards
-            except OSError:
-                return ""
-            return str(sock.getsockname()[0])
+    if not local:
+        return before
+    now = observe(local, peer, line, declared=declared, asks=asks)
+    different = tuple(name for name in _LOOKED_AT_AGAIN if getattr(before, name) != getattr(now, name))
+    return replace(before, changed=tuple(dict.fromkeys((*before.changed, *different))))
 
 
-def default_routes(family: int, root: Path = _ROOT) -> frozenset[str] | None:
-    """Interface and gateway of each default route, as the kernel writes them; None where it does not say."""
-    try:
-        if family == socket.AF_INET6:
-            rows = [row.split() for row in (root / "proc/net/ipv6_route").read_text(encoding="ascii").splitlines()]
-            # destination, prefix, source, prefix, next hop, metric, references, use, flags, interface
-            return frozenset(f"{r[9]} {r[4]}" for r in rows if len(r) > 9 and r[1] == "00" and r[9] != "lo")
-        rows = [row.split() for row in (root / "proc/net/route").read_text(encoding="ascii").splitlines()[1:]]
-        # interface, destination, gateway, flags, references, use, metric, mask
-        return frozenset(f"{r[0]} {r[2]}" for r in rows if len(r) > 7 and r[1] == r[7] == "00000000")
-    except (OSError, UnicodeError):
+def is_metered(line: Line | None, declared: Settings | None = None, asks: Asks | None = None) -> bool | None:
+    """Whether the line is paid by volume: as the owner says, else NetworkManager, else by the interface's name.
+
+    False is only said where somebody says so; an ordinary line about which nobody says anything is None.
+    """
+    told = declared or Settings()
+    if told.metered != "auto":
+        return told.metered == "yes"
+    if line is None:
         return None
+    asks = asks or Asks()
+    said = asks.program(["nmcli", "--terse", "--get-values", "GENERAL.METERED", "device", "show", line.name]) or ""
+    word = said.strip().partition(" ")[0]  # "yes", "no", "yes (guessed)", "no (guessed)", "unknown"
+    if word in {"yes", "no"}:
+        return word == "yes"
+    return True if line.name.startswith(_MOBILE) else None
 
 
-def _has_sqm(root: Path, line: Line | None) -> bool | None:
-    """Whether OpenWrt's traffic shaper runs on our line; None elsewhere, where we cannot tell."""
-    if line is None or not (root / "etc/config/sqm").exists():
+def _has_sqm(asks: Asks, line: Line | None, upstream: bool | None) -> bool | None:
+    """Whether our line is shaped here; behind another router a "no" says nothing of that one, so it is None."""
+    if line is None:
         return None
-    return (root / "var/run/sqm" / f"{line.name}.state").exists()
+    if (asks.root / "var/run/sqm" / f"{line.name}.state").exists():  # OpenWrt's sqm-scripts
+        return True
+    shaped = asks.is_shaped(line.name)
+    if shaped or (asks.root / "etc/config/sqm").exists():
+        return bool(shaped)
+    return None if upstream is not False else shaped
 
 
 def _load() -> float | None:
@@ -182,21 +129,3 @@ def _load() -> float | None:
         return round(os.getloadavg()[0] / (os.cpu_count() or 1), 3)
     except OSError:
         return None
-
-
-def household_counter(position: Position, line: Line | None, root: Path = _ROOT) -> Callable[[], int | None] | None:
-    """Bytes through our line, both ways, where this device carries the whole household: at the edge.
-
-    None elsewhere: behind a router the counters show this device alone.
-    """
-    if position != "edge" or line is None:
-        return None
-    statistics = root / "sys/class/net" / line.name / "statistics"
-
-    def count() -> int | None:
-        try:
-            return sum(int((statistics / name).read_text(encoding="ascii")) for name in ("rx_bytes", "tx_bytes"))
-        except (OSError, ValueError):
-            return None
-
-    return count

@@ -12,23 +12,27 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from probe.environment import PathWatch, household_counter, line_of, observe
+from probe.environment import look_again, observe
+from probe.household import Household, on_this_device
+from probe.line import PathWatch, line_of, source_towards
 from probe.netio.control import ControlChannel, ControlFailed, Url
 from probe.netio.dial import Dialer
 from probe.netio.stream import HelloMaker
 from probe.netio.transfer import Transfers
 from probe.nettests.base import Progress
+from probe.portal import Door, glance, worst
 from probe.protocol.probe_role import ProbeSession
 from probe.protocol.session import GUARD_LIMIT_MS
 from probe.protocol.steps import AwaitPlan, Finished, Guard, RunSegment, RunTogether, SegmentFacts, Send, Wait
+from probe.settings import Settings
 from probe.wire.echo import delay_ms, loss
 from probe.wire.messages import PairResult, SessionRequest
 from probe.wire.rate import rate_mbps
-from probe.wire.records import Direction, Environment, Software
+from probe.wire.records import Direction, Environment, Portal, Software
 
 _BASELINE_PINGS: Final = 3
 
@@ -41,6 +45,20 @@ class _Clock:
 
     def ms(self) -> int:
         return round((self._base + time.monotonic()) * 1000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What is known before a session, by who asked first: the turn of a probe that is looked after by nobody."""
+
+    declared: Settings | None = None
+    """What the owner told of the line."""
+    door: Door | None = None
+    """Where a captive portal would show; looked at again where a pair failed, and at the end."""
+    portal: Portal | None = None
+    """What the door was like before."""
+    household: Household | None = None
+    """None: what this device itself can count."""
 
 
 class Shell:
@@ -56,8 +74,12 @@ class Shell:
         bind: str | None = None,
         on_progress: Callable[[Progress], None] = lambda _: None,
         should_stop: Callable[[], bool] = lambda: False,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self._bind = bind
+        self._around = surroundings or Surroundings()
+        self._household = Household(None, None)
+        self._peer = ""
         self._dialer = Dialer(bind)
         self._control = ControlChannel(self._dialer, reflector)
         self._on_progress = on_progress
@@ -97,8 +119,10 @@ class Shell:
     ) -> float | None:
         """A short neutral transfer, and the line quiet again after it."""
         step = session.calibration(name=name, direction=direction)
+        before = self._household.count()
         reached = self._moving.calibrate(step, alpn)
         session.calibrated(reached)
+        self._household.check(before, self._household.count(), _moved_bytes(reached, step.duration_s))
         self._control.guard(GUARD_LIMIT_MS)
         return reached
 
@@ -125,13 +149,31 @@ class Shell:
 
     def _look_around(self) -> None:
         local, peer = self._control.addresses()
-        counter = None
+        self._peer = peer
         if local:
             line = line_of(local)
-            self.environment = observe(local, peer, line)
-            counter = household_counter(self.environment.position, line)
+            self.environment = observe(local, peer, line, declared=self._around.declared)
+            self._household = self._around.household or on_this_device(self.environment, line)
+        self.environment = replace(self.environment, portal=self._around.portal)
         watch = PathWatch(peer, self._bind) if peer else None
-        self._transfers = Transfers(self._dialer, self._control.host, counter, watch)
+        self._transfers = Transfers(self._dialer, self._control.host, self._household.count, watch)
+
+    def _look_back(self) -> None:
+        """The session is over: what is different from its beginning?"""
+        if self._peer:
+            local = source_towards(self._peer, self._bind)
+            line = line_of(local) if local else None
+            self.environment = look_again(self.environment, local, self._peer, line, declared=self._around.declared)
+        self.environment = replace(self.environment, household_source=self._household.source)
+        self._see_door()
+
+    def _see_door(self) -> bool | None:
+        """Whether somebody else answers for the reflector now; None where nobody looks or it cannot be told."""
+        if self._around.door is None:
+            return None
+        state = glance(self._around.door, bind=self._bind).state
+        self.environment = replace(self.environment, portal=worst(self.environment.portal, state))
+        return {"captive": True, "intercepted": True, "open": False}.get(state or "")
 
     def _advance(self, session: ProbeSession, alpn: Mapping[str, tuple[str, ...]], shapes: Mapping[str, str]) -> None:
         of = session.pairs_left + len(session.results)
@@ -151,6 +193,8 @@ class Shell:
             elif isinstance(step, Wait):
                 time.sleep(step.ms / 1000)
             elif isinstance(step, (AwaitPlan, Finished)):
+                if isinstance(step, Finished) and session.grant is not None:
+                    self._look_back()
                 return
             self._report(session, of)
 
@@ -162,7 +206,7 @@ class Shell:
         offered = alpn.get(app, ())
         facts = self._moving.run_together(step, offered, _hello_maker(shapes.get(app), offered))
         has_failed = any(one.failure is not None for one in facts)
-        captive = self._control.is_impersonated() if has_failed else False
+        captive = self._who_answered() if has_failed else False
         return replace(facts[0], captive=captive), replace(facts[1], captive=captive)
 
     def _captive(self, step: RunSegment, facts: SegmentFacts) -> bool | None:
@@ -174,7 +218,11 @@ class Shell:
         self._has_failed = facts.failure is not None or (self._has_failed and step.slot == 1)
         if step.slot == 0:
             return None
-        return self._control.is_impersonated() if self._has_failed else False
+        return self._who_answered() if self._has_failed else False
+
+    def _who_answered(self) -> bool | None:
+        seen = self._see_door()
+        return self._control.is_impersonated() if seen is None else seen
 
     def _send(self, session: ProbeSession, step: Send) -> None:
         try:
@@ -194,6 +242,11 @@ class Shell:
             self._on_progress(_progress(session, results[-1], self._segment_s, of))
             if session.is_between_pairs and self._should_stop():
                 session.stop()
+
+
+def _moved_bytes(mbps: float | None, duration_s: float) -> int:
+    """What a calibration surely moved: its rate was reached in the second half."""
+    return 0 if mbps is None else round(mbps * 1e6 / 8 * duration_s / 2)
 
 
 def _hello_maker(shape: str | None, alpn: tuple[str, ...]) -> HelloMaker | None:

@@ -11,7 +11,7 @@ import re
 import ssl
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from probe.netio.dial import Dialer, WrongCertificate, certificate_digest, is_public
 from probe.netio.http import HttpConnection, HttpError, Response
@@ -107,6 +107,22 @@ def _unverified() -> ssl.SSLContext:
     return context
 
 
+Answerer = Literal["itself", "another", "anybody", "nobody"]
+"""itself: known by its pin or by an authority. anybody: no pin and a private address, so any certificate would do."""
+
+
+def who_answers(dialer: Dialer, url: Url, *, connect_s: float = CONNECT_TIMEOUT_S) -> Answerer:
+    """Who answers a new HTTPS connection. Nothing is asked of whoever it is."""
+    try:
+        open_https(dialer, url, connect_s=connect_s).close()
+    except WrongCertificate:
+        return "another"
+    except OSError as error:
+        # A page where TLS should be is an answer; a reset, silence or bytes changed on the way are none.
+        return "another" if classify(error, during="tls") == "tls_failed" else "nobody"
+    return "anybody" if url.pin is None and is_house_name(url.host) else "itself"
+
+
 class ControlFailed(Exception):
     """A request got no answer; `failure` says why in the closed vocabulary, the message in words."""
 
@@ -171,15 +187,7 @@ class ControlChannel:
 
         None where nobody answers, which says nothing. Asked under no arm's name, so it cannot tell the arms apart.
         """
-        try:
-            open_https(self._dialer, self._url).close()
-        except WrongCertificate:
-            return True
-        except OSError as error:
-            # A page where TLS should be is an answer; a reset, silence or bytes changed on the way are none.
-            return True if classify(error, during="tls") == "tls_failed" else None
-        any_certificate_will_do = self._url.pin is None and is_house_name(self._url.host)
-        return None if any_certificate_will_do else False
+        return {"itself": False, "another": True, "anybody": None, "nobody": None}[who_answers(self._dialer, self._url)]
 
     def guard(self, limit_ms: int) -> int:
         """Wait until a ping says that the line is quiet, at most `limit_ms`; returns how long that took in ms.

@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from probe.environment import Line, PathWatch, default_routes, household_counter, line_of, observe, position_of
+from probe.environment import Asks, is_metered, look_again, observe
+from probe.household import on_this_device
+from probe.line import Line, PathWatch, default_routes, line_of, position_of
+from probe.settings import Settings
 from probe.wire.codec import to_dict
+from probe.wire.records import Environment
 from probe.wire.scrub import address_path
 
 PRIVATE, PUBLIC, PEER = "192.168.1.7", "81.83.0.9", "193.190.0.1"
@@ -35,6 +40,24 @@ class Tree:
     def line(self, local: str) -> Line | None:
         return line_of(local, self.root, self.addresses.get)
 
+    def asks(self, *, said: dict[str, str] | None = None, shaped: bool | None = None) -> Asks:
+        """This machine's answers; `said` is what its programs print, by their first word."""
+        return Asks(
+            root=self.root,
+            address_of=self.addresses.get,
+            program=lambda command: (said or {}).get(command[0]),
+            is_shaped=lambda _: shaped,
+        )
+
+    def observe(self, local: str, peer: str = PEER, **answers: Any) -> Environment:
+        declared = answers.pop("declared", None)
+        return observe(local, peer, self.line(local), declared=declared, asks=self.asks(**answers))
+
+    def write(self, name: str, content: str = "") -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
@@ -45,15 +68,15 @@ def tree(tmp_path: Path) -> Tree:
 
 def test_a_wired_host_behind_a_router(tree: Tree) -> None:
     tree.interface("eth0", PRIVATE)
-    line = tree.line(PRIVATE)
-    seen = observe(PRIVATE, PEER, line, tree.root)
+    seen = tree.observe(PRIVATE, shaped=False)
     assert (seen.position, seen.wifi, seen.vpn, seen.sqm) == ("behind_nat", False, False, None)
-    assert household_counter(seen.position, line, tree.root) is None
+    assert (seen.upstream_router, seen.family) == (True, 4)
+    assert on_this_device(seen, tree.line(PRIVATE), tree.root).source is None
 
 
 def test_wifi_is_told_and_nothing_that_names_it(tree: Tree) -> None:
     tree.interface("wlan0", PRIVATE, wifi=True)
-    seen = observe(PRIVATE, PEER, tree.line(PRIVATE), tree.root)
+    seen = tree.observe(PRIVATE)
     assert (seen.position, seen.wifi) == ("wifi", True)
     plain = to_dict(seen)
     assert address_path(plain) is None
@@ -63,11 +86,11 @@ def test_wifi_is_told_and_nothing_that_names_it(tree: Tree) -> None:
 def test_a_router_counts_the_household(tree: Tree) -> None:
     tree.interface("pppoe-wan", PUBLIC)
     line = tree.line(PUBLIC)
-    count = household_counter(position_of(PUBLIC, PEER, line), line, tree.root)
-    assert count is not None
-    assert count() == 750
+    household = on_this_device(tree.observe(PUBLIC), line, tree.root)
+    assert household.source == "router"
+    assert household.count() == 750
     (tree.root / "sys/class/net/pppoe-wan/statistics/rx_bytes").unlink()
-    assert count() is None
+    assert household.count() is None
 
 
 def test_a_tunnel_beside_a_line_is_a_vpn_and_one_alone_is_a_modems_or_a_namespaces(tree: Tree) -> None:
@@ -98,15 +121,15 @@ def test_openwrts_shaper_is_seen_where_it_can_be(tree: Tree) -> None:
     tree.interface("eth0", PUBLIC)
     (tree.root / "etc/config").mkdir(parents=True)
     (tree.root / "etc/config/sqm").write_text("")
-    assert observe(PUBLIC, PEER, tree.line(PUBLIC), tree.root).sqm is False
+    assert tree.observe(PUBLIC).sqm is False
     (tree.root / "var/run/sqm").mkdir(parents=True)
     (tree.root / "var/run/sqm/eth0.state").write_text("")
-    assert observe(PUBLIC, PEER, tree.line(PUBLIC), tree.root).sqm is True
+    assert tree.observe(PUBLIC).sqm is True
 
 
 def test_what_cannot_be_seen_is_not_known(tmp_path: Path) -> None:
     assert line_of(PRIVATE, tmp_path / "nothing") is None
-    seen = observe(PRIVATE, "198.18.0.1", None, tmp_path)
+    seen = observe(PRIVATE, "198.18.0.1", None, asks=Asks(root=tmp_path, program=lambda _: None))
     assert (seen.position, seen.wifi, seen.vpn, seen.sqm) == ("unknown", None, None, None)
 
 
