@@ -16,7 +16,8 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import aiohttp
@@ -114,51 +115,58 @@ class Browser:
         return result["result"].get("value")
 
 
+@pytest.fixture(scope="module")
+def devtools() -> Iterator[str]:
+    """Where one Chromium for all these tests can be told what to do: `http://HOST:PORT`."""
+    assert CHROMIUM is not None
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        process = subprocess.Popen(
+            [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": profile},  # it leaves files there
+        )
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                if found := re.search(r"DevTools listening on ws://([^/]+)/", line):
+                    break
+            else:
+                raise AssertionError("Chromium did not start")
+            # What it complains of later must go somewhere, or a full pipe stops it.
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            yield f"http://{found[1]}"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
 @pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
+async def browser(devtools: str) -> AsyncIterator[Browser]:
+    """A new tab in a context of its own (no cache, cookie or setting of another test), and the pages' own server."""
     runner = web.AppRunner(application(world()))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     port = runner.addresses[0][1]
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        assert CHROMIUM is not None
-        process = await asyncio.create_subprocess_exec(
-            CHROMIUM,
-            *FLAGS,
-            f"--user-data-dir={profile}",
-            "about:blank",
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "TMPDIR": profile},  # it leaves files there
-        )
-        try:
-            async with aiohttp.ClientSession() as client, client.ws_connect(await tab(process, client)) as socket:
-                made = Browser(socket, f"http://127.0.0.1:{port}")
-                for domain in ("Page", "Log", "Runtime", "Network"):
-                    await made.call(f"{domain}.enable")
-                yield made
-        finally:
-            process.terminate()
-            await process.wait()
-            await runner.cleanup()
-
-
-async def tab(process: asyncio.subprocess.Process, client: aiohttp.ClientSession) -> str:
-    """The address at which the browser's first tab listens, which it prints at its start."""
-    assert process.stderr is not None
-    async with asyncio.timeout(60):
-        while line := (await process.stderr.readline()).decode():
-            if found := re.search(r"DevTools listening on ws://([^/]+)/", line):
-                break
-        else:
-            raise AssertionError("Chromium did not start")
-        while True:
-            async with client.get(f"http://{found[1]}/json") as answer:
-                tabs = [t for t in json.loads(await answer.text()) if t["type"] == "page"]
-            if tabs:
-                return str(tabs[0]["webSocketDebuggerUrl"])
-            await asyncio.sleep(0.05)
+    try:
+        async with aiohttp.ClientSession() as client:
+            async with client.get(f"{devtools}/json/version") as answer:
+                whole = json.loads(await answer.text())["webSocketDebuggerUrl"]
+            async with client.ws_connect(whole) as socket:
+                chromium = Browser(socket, "")
+                context = (await chromium.call("Target.createBrowserContext"))["browserContextId"]
+                made = await chromium.call("Target.createTarget", url="about:blank", browserContextId=context)
+                address = f"ws://{devtools.removeprefix('http://')}/devtools/page/{made['targetId']}"
+                async with client.ws_connect(address) as own:
+                    tab = Browser(own, f"http://127.0.0.1:{port}")
+                    for domain in ("Page", "Log", "Runtime", "Network"):
+                        await tab.call(f"{domain}.enable")
+                    yield tab
+                await chromium.call("Target.disposeBrowserContext", browserContextId=context)
+    finally:
+        await runner.cleanup()
 
 
 WIDER = """(() => { const wide = document.documentElement.clientWidth; return {
