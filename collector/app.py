@@ -14,13 +14,15 @@ from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
 
-from collector.api import problem, public, service, upload
+from collector.api import enrol, problem, public, service, upload
 from collector.config import Config
+from collector.identity import load as load_identity
 from collector.judge import Judge
-from collector.keys import CLOCK, CONFIG, IN_FLIGHT, LIMIT, LOG, METRICS, STORE, WORKER, in_thread
+from collector.keys import CLOCK, CONFIG, IDENTITY, IN_FLIGHT, LIMIT, LOG, METRICS, SHELF, STORE, WORKER, in_thread
 from collector.limits import MOST_IN_FLIGHT, InFlight, RateLimit
 from collector.logs import logger
 from collector.metrics import Metrics
+from collector.plans import Shelf
 from collector.store.base import Store
 from collector.store.sqlite import SqliteStore
 from collector.worker import Worker
@@ -46,7 +48,7 @@ def create_app(
     log = logger()
     app = web.Application(
         middlewares=[problem.problems],
-        client_max_size=0,  # bodies are read and limited by collector/api/upload.py
+        client_max_size=0,  # bodies are read and limited by collector/api/body.py
         # The body is inflated by intake, which stops a bomb; an access log would hold addresses.
         handler_args={"auto_decompress": False, "access_log": None, "logger": log, "keepalive_timeout": 75.0},
     )
@@ -60,7 +62,10 @@ def create_app(
     app[IN_FLIGHT] = InFlight(MOST_IN_FLIGHT)
     app[WORKER] = Worker(app[STORE], judge or Judge(config), metrics, clock_ms=clock_ms, log=log)
     try:
-        for part in (upload, public, service):
+        # After the store, which sees to it that the directory is there and nobody else's.
+        app[IDENTITY] = load_identity(config)
+        app[SHELF] = Shelf(config.data, app[IDENTITY])
+        for part in (upload, enrol, public, service):
             part.setup(app)
         for name in _OPTIONAL:
             _add(app, name)

@@ -74,6 +74,14 @@ class Config:
     data: Path = Path("collector-data")
     host: str = "127.0.0.1"
     port: int = 8080
+    name: str = "an evenlane collector (its configuration has no name)"
+    """Shown to volunteers before they enrol."""
+    contact: str = "not told (its configuration has no contact)"
+    """Whom a volunteer asks: an address of mail or a page."""
+    key_file: Path | None = None
+    """The collector's own key; None means `key` in the data directory, made at the first start."""
+    enrolment: Literal["open", "token", "closed"] = "open"
+    """Who may enrol: anybody, whoever has a token, nobody new."""
     reflectors: tuple[str, ...] = ()
     """Key ids whose receipts and started pairs are believed."""
     publish: Literal["auto"] = "auto"
@@ -255,6 +263,12 @@ def _publish(value: Any) -> Literal["auto"]:
     return "auto"
 
 
+def _enrolment(value: Any) -> Literal["open", "token", "closed"]:
+    if value not in ("open", "token", "closed"):
+        raise ValueError('must be "open", "token" (whoever has one) or "closed" (nobody new)')
+    return value  # type: ignore[no-any-return]
+
+
 def _influx(table: _Table | None) -> InfluxSink | None:
     if table is None:
         return None
@@ -318,6 +332,10 @@ def from_dict(value: dict[str, Any], *, source: str = "the configuration", where
         data=top.take("data", plain.data, lambda v: where / _text(v)),
         host=top.take("host", plain.host, _text),
         port=top.take("port", plain.port, _integer(0, 65535)),
+        name=top.take("name", plain.name, _label),
+        contact=top.take("contact", plain.contact, _label),
+        key_file=top.take("key_file", None, lambda v: where / _text(v)),
+        enrolment=top.take("enrolment", plain.enrolment, _enrolment),
         reflectors=top.list_of("reflectors", _key_id),
         publish=top.take("publish", plain.publish, _publish),
         public_url=top.take("public_url", None, _url),

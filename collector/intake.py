@@ -88,17 +88,19 @@ def inflate(raw: bytes, *, longest: int = MAX_BODY_BYTES) -> bytes:
     return found
 
 
-def take_apart(raw: bytes, *, content_type: str, encoding: str = "") -> Upload | Rejection:
+def take_apart(
+    raw: bytes, *, content_type: str, encoding: str = "", longest: int = MAX_BODY_BYTES
+) -> Upload | Rejection:
     """Read an upload's body: one envelope, `{"envelopes": [...]}`, or JSON lines; plain or gzip."""
     try:
         if encoding == "gzip":
-            raw = inflate(raw)
+            raw = inflate(raw, longest=longest)
         elif encoding not in ("", "identity"):
             raise WireError("unsupported_encoding", detail="send it plain or with gzip")
-        if len(raw) > MAX_BODY_BYTES:
-            raise WireError("too_large", detail=f"at most {MAX_BODY_BYTES} bytes")
+        if len(raw) > longest:
+            raise WireError("too_large", detail=f"at most {longest} bytes")
         if content_type == "application/json":
-            return _from_object(loads(raw, longest=MAX_BODY_BYTES))
+            return _from_object(loads(raw, longest=longest))
         if content_type == "application/x-ndjson":
             return _limited(tuple(_lines(raw)), single=False)
     except WireError as error:

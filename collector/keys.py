@@ -14,8 +14,10 @@ from typing import Final, ParamSpec, TypeVar
 from aiohttp import web
 
 from collector.config import Config
+from collector.identity import Identity
 from collector.limits import InFlight, RateLimit
 from collector.metrics import Metrics
+from collector.plans import Shelf
 from collector.store.base import Store
 from collector.worker import Worker
 
@@ -26,6 +28,9 @@ STORE: Final = web.AppKey("STORE", Store)
 CONFIG: Final = web.AppKey("CONFIG", Config)
 METRICS: Final = web.AppKey("METRICS", Metrics)
 """`app[METRICS].registry` is where other parts of the application add theirs."""
+IDENTITY: Final = web.AppKey("IDENTITY", Identity)
+SHELF: Final = web.AppKey("SHELF", Shelf)
+"""The plans that are rolled out."""
 WORKER: Final = web.AppKey("WORKER", Worker)
 LIMIT: Final = web.AppKey("LIMIT", RateLimit)
 IN_FLIGHT: Final = web.AppKey("IN_FLIGHT", InFlight)

@@ -7,22 +7,20 @@ An answer that says accepted or duplicate leaves only after the commit. Spec: sp
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from typing import Any, Final
 
-from aiohttp import ClientPayloadError, web
+from aiohttp import web
 
+from collector.api.body import read as read_body
+from collector.api.body import told as told_of
+from collector.api.body import too_often
 from collector.api.problem import RETRY_S, problem
 from collector.intake import DOORS, Door, Rejection, Upload, admit, take_apart
-from collector.keys import CLOCK, CONFIG, IN_FLIGHT, LIMIT, LOG, METRICS, STORE, WORKER, in_thread
-from collector.limits import client_of
+from collector.keys import CLOCK, CONFIG, IN_FLIGHT, LOG, METRICS, STORE, WORKER, in_thread
 from collector.metrics import Metrics
 from collector.store.base import EnvelopeRow, Stored, StoreError
 from probe.wire.limits import MAX_BODY_BYTES
 
-BODY_S: Final = 30.0
-"""Longest time for a body to arrive."""
 INLINE_BYTES: Final = 64 * 1024
 """A larger body is read beside the event loop."""
 _CONFLICTS: Final[dict[Stored, str]] = {
@@ -39,22 +37,14 @@ def setup(app: web.Application) -> None:
 
 def _handler(door: Door) -> Any:
     async def handle(request: web.Request) -> web.Response:
-        wait_s = _limit(request)
-        if wait_s:
-            return problem(429, "slow_down", headers={"Retry-After": str(math.ceil(wait_s))})
+        refusal = too_often(request)
+        if refusal is not None:
+            return refusal
         metrics = request.app[METRICS]
         with metrics.intake_seconds.time():
             return await _answer(request, door, metrics)
 
     return handle
-
-
-def _limit(request: web.Request) -> float:
-    """Seconds to wait; 0 to go on."""
-    peer = request.transport.get_extra_info("peername") if request.transport else None
-    address = peer[0] if isinstance(peer, tuple) and peer else None
-    client = client_of(address, request.headers.get("X-Forwarded-For"), request.app[CONFIG].trusted_proxies)
-    return request.app[LIMIT].take(client, time.monotonic())
 
 
 async def _answer(request: web.Request, door: Door, metrics: Metrics) -> web.Response:
@@ -66,18 +56,16 @@ async def _answer(request: web.Request, door: Door, metrics: Metrics) -> web.Res
 
 
 async def _read_and_keep(request: web.Request, door: Door, metrics: Metrics, body: bytearray) -> web.Response:
-    try:
-        trouble = await asyncio.wait_for(_read(request, body), BODY_S)
-    except TimeoutError:
-        return problem(408, "too_slow", f"the body took more than {BODY_S:g} s")
-    except (ClientPayloadError, web.RequestPayloadError, ConnectionError):
-        return problem(400, "cut_off", "the body ended too early; send it again")
-    if trouble is not None:
+    trouble = await read_body(request, body, MAX_BODY_BYTES)
+    if isinstance(trouble, Rejection):
         return _refuse(trouble, metrics)
+    if trouble is not None:
+        return trouble
+    content_type, encoding = told_of(request)
     told = _Told(
         door=door,
-        content_type=request.content_type if "Content-Type" in request.headers else "",
-        encoding=request.headers.get("Content-Encoding", "").strip().lower(),
+        content_type=content_type,
+        encoding=encoding,
         trusted=frozenset(request.app[CONFIG].reflectors),
         now_ms=request.app[CLOCK](),
     )
@@ -118,20 +106,6 @@ class _Told:
         return upload.single, [
             admit(item, door=self._door, trusted=self._trusted, now_ms=self._now_ms) for item in upload.items
         ]
-
-
-async def _read(request: web.Request, body: bytearray) -> Rejection | None:
-    """Append the body as it was sent; what stands against it, as soon as that is known."""
-    too_large = Rejection(status=413, reason="too_large", detail=f"at most {MAX_BODY_BYTES} bytes")
-    if (request.content_length or 0) > MAX_BODY_BYTES:
-        return too_large
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if not request.app[IN_FLIGHT].add(len(chunk)):
-            return Rejection(status=503, reason="busy", detail="too much is being uploaded at once; try again")
-        if len(body) > MAX_BODY_BYTES:
-            return too_large
-    return None
 
 
 async def _keep(request: web.Request, rows: list[EnvelopeRow]) -> list[Stored]:

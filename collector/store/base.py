@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from analysis.cases import Case
 from analysis.pairs import Pair, Scored
+from collector.members import Departed, Member, Token
 from collector.model import (
     CaseDetail,
     CaseEvent,
@@ -51,6 +52,15 @@ class EnvelopeRow:
     payload: bytes
     signature: bytes
     received_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolled:
+    """How many probes take part, how many of them by a token, and how many ever left."""
+
+    enrolled: int
+    vetted: int
+    left: int
 
 
 class StoreError(Exception):
@@ -331,8 +341,48 @@ class Book(Protocol):
         ...
 
 
+class Roll(Protocol):
+    """Who takes part, by which token, and who left lately; within one transaction."""
+
+    def member(self, probe: str) -> Member | None:
+        """A probe that takes part."""
+        ...
+
+    def put_member(self, member: Member) -> None:
+        """Write an entry in place of what stood there."""
+        ...
+
+    def counts(self) -> Enrolled:
+        """How many there are, and how many left so far."""
+        ...
+
+    def tokens(self) -> list[Token]:
+        """Every token, the oldest first."""
+        ...
+
+    def token(self, ident: str) -> Token | None:
+        """One token by its id."""
+        ...
+
+    def put_token(self, token: Token) -> None:
+        """Write a token in place of what stood there."""
+        ...
+
+    def departed(self, probe: str) -> Departed | None:
+        """What is known of a probe that left lately."""
+        ...
+
+
 class Store(Reader, Outbox, Protocol):
     """The whole of it."""
+
+    def enrolled(self) -> Enrolled:
+        """How many take part, and how many left."""
+        ...
+
+    def roll(self, work: Callable[[Roll], T]) -> Future[T]:
+        """Run `work(roll)` in the writer, all of it or nothing; done when durable."""
+        ...
 
     def add(self, rows: Sequence[EnvelopeRow]) -> Future[list[Stored]]:
         """Keep envelopes; the future is done when they are durable, with one answer per row in order.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: EUPL-1.2
 """The tables, and how an older file becomes a newer one. `PRAGMA user_version` counts the steps taken.
 
-`envelope` and `operator`, `app`, `label`, `cases`, `case_event` and `verdict_by_rule` are the record; everything else
-follows from them and can be judged again. No table has a column for an address. Spec: spec/api.md, section "Store".
+`envelope`, `kept` and `operator`, `app`, `label`, `cases`, `case_event` and `verdict_by_rule` are the record;
+`enrolment`, `token` and `departed` say who takes part (spec/enrolment.md); everything else follows from the record and
+can be judged again. No table has a column for an address. Spec: spec/api.md, section "Store".
 """
 
 from __future__ import annotations
@@ -165,7 +166,42 @@ UPDATE cases SET numbers = json_set(numbers, '$.closed', json(
     AND EXISTS (SELECT 1 FROM verdict v WHERE v.cell = cases.cell AND v.effect = cases.effect);
 """
 
-MIGRATIONS: Final = (_FIRST, _SECOND)
+_THIRD: Final = """
+CREATE TABLE enrolment (             -- who takes part, and what was agreed to; nothing else that a volunteer told
+  probe TEXT PRIMARY KEY,            -- key id
+  at_ms INTEGER NOT NULL,            -- the probe's clock, as signed
+  enrolled_ms INTEGER NOT NULL,      -- this collector's
+  consent TEXT NOT NULL,             -- version of the text
+  language TEXT NOT NULL,
+  hotspot INTEGER NOT NULL,
+  token TEXT,                        -- id of the token by which it became vetted
+  vetted_ms INTEGER
+) WITHOUT ROWID;
+CREATE TABLE token (
+  id TEXT PRIMARY KEY,
+  digest BLOB NOT NULL,              -- SHA-256 of the secret, which is kept nowhere
+  label TEXT NOT NULL,
+  uses INTEGER NOT NULL,
+  used INTEGER NOT NULL DEFAULT 0,
+  created_ms INTEGER NOT NULL,
+  expires_ms INTEGER,
+  revoked_ms INTEGER
+) WITHOUT ROWID;
+CREATE TABLE departed (              -- who left lately, so that what comes late does not bring them back
+  mark BLOB PRIMARY KEY,             -- keyed hash of the key; the hash's key stands in a file of its own
+  at_ms INTEGER NOT NULL,            -- the probe's clock: an enrolment must be later
+  left_ms INTEGER NOT NULL,          -- this collector's
+  pseudonym TEXT                     -- under which its pairs stay; forgotten after a day
+) WITHOUT ROWID;
+CREATE INDEX departed_when ON departed (left_ms);
+CREATE TABLE kept (                  -- what judging needs of the sessions of probes that left, under pseudonyms
+  reflector TEXT NOT NULL, session TEXT NOT NULL, probe TEXT NOT NULL,
+  body TEXT NOT NULL,                -- pairs as facts, JSON
+  PRIMARY KEY (reflector, session, probe)
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS: Final = (_FIRST, _SECOND, _THIRD)
 """Step n makes version n of version n - 1. Steps are added, never changed."""
 
 

@@ -29,14 +29,18 @@ from collector.model import (
     OutboxRow,
 )
 from collector.store import reading
-from collector.store.base import Book, EnvelopeRow, Stored, StoreError
+from collector.store.base import Book, Enrolled, EnvelopeRow, Roll, Stored, StoreError
 from collector.store.book import SqliteBook, operators
+from collector.store.roll import SqliteRoll
 from collector.store.rows import decode
 from collector.store.schema import check_version, migrate
 from collector.store.writer import Writer
+from probe.wire.signing import load_or_create
 
 T = TypeVar("T")
 FILE: Final = "collector.sqlite3"
+MARKS: Final = "marks"
+"""Keys the marks of probes that left; beside the database, so that a copy of that alone tells nobody who left."""
 
 
 class SqliteStore:
@@ -58,7 +62,9 @@ class SqliteStore:
                 migrate(connection)
             finally:
                 connection.close()
-        except (OSError, sqlite3.Error, StoreError) as error:
+            load_or_create(directory / MARKS)
+            self._secret = (directory / MARKS).read_bytes()
+        except (OSError, ValueError, sqlite3.Error, StoreError) as error:
             os.close(self._lock)
             raise StoreError(f"{self._path} cannot be used: {error}") from None
         self._writer = Writer(self._connect)
@@ -102,6 +108,10 @@ class SqliteStore:
         """Run `work(book)` in the writer, all of it or nothing; done when durable."""
         return self._writer.submit(lambda connection: work(SqliteBook(connection)))
 
+    def roll(self, work: Callable[[Roll], T]) -> Future[T]:
+        """Run `work(roll)` in the writer, all of it or nothing; done when durable."""
+        return self._writer.submit(lambda connection: work(SqliteRoll(connection, self._secret)))
+
     @property
     def commits(self) -> int:
         """Commits so far."""
@@ -138,6 +148,11 @@ class SqliteStore:
         """How many sessions wait to be judged."""
         with self._snapshot() as connection:
             return int(connection.execute("SELECT count(*) FROM pending").fetchone()[0])
+
+    def enrolled(self) -> Enrolled:
+        """How many take part, and how many left."""
+        with self._snapshot() as connection:
+            return SqliteRoll(connection, self._secret).counts()
 
     # Outbox
 
