@@ -171,7 +171,7 @@ def enrolled(state: State) -> Enrolled | None:
         key_bytes(found.key)
         collector_url(found.collector)
     except (WireError, UrlError):
-        raise EnrolError(f"{path} was spoilt: run `evenlane probe enrol` again") from None
+        raise EnrolError(f"{path} was spoilt: join again with `evenlane probe enrol --collector URL --again`") from None
     return found
 
 
