@@ -8,11 +8,8 @@ program is run only where the settings name it. Spec: spec/probe.md, section "Po
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import os
-import re
 import secrets
 import socket
 import threading
@@ -26,17 +23,13 @@ from probe.netio.control import Answerer, Url, parse_url, who_answers
 from probe.netio.dial import Dialer
 from probe.netio.oneshot import Reply, fetch, request_head
 from probe.wire.codec import WireError
+from probe.wire.portal import MOST_PAGE_BYTES, NONCE_BYTES, path_of, read_page, signed_bytes
 from probe.wire.records import Environment, PlannedReflector, Portal
 from probe.wire.signing import key_bytes, verify
 
-NONCE_BYTES: Final = 16
-SIGNED_PREFIX: Final = b"evenlane-portal\n"
-"""What the reflector signs is this and the nonce's bytes, so that its signature is worth nothing anywhere else."""
-MOST_PAGE_BYTES: Final = 4096
 _TIMEOUT_S: Final = 3.0
 _NAME_S: Final = 3.0
 _HOOK_S: Final = 60.0
-_PAGE: Final = re.compile(rb"evenlane-portal ([0-9a-f]{32}) ([A-Za-z0-9_-]{86})\n?")
 _WORSE: Final[tuple[Portal, ...]] = ("open", "offline", "intercepted", "captive")
 _REDIRECTS: Final = range(300, 400)
 _WANTS_LOGIN: Final = 511
@@ -183,7 +176,7 @@ def _see_page(dialer: Dialer, door: Door) -> Seen:
     if door.page is None:
         return "absent"
     nonce = secrets.token_bytes(NONCE_BYTES)
-    path = f"{door.page.path}/portal/{nonce.hex()}"
+    path = door.page.path + path_of(nonce)
     head = request_head("GET", path, door.page.authority, {"Accept": "text/plain", "Cache-Control": "no-cache"})
     reply = fetch(
         dialer, door.page.host, door.page.port, head, connect_s=_TIMEOUT_S, timeout_s=_TIMEOUT_S, most=MOST_PAGE_BYTES
@@ -201,14 +194,10 @@ def judge_page(reply: Reply, nonce: bytes, public_key: bytes) -> Seen:
         return "absent"
     if reply.status >= 400:
         return "error"
-    page = _PAGE.fullmatch(reply.body)
-    if reply.status != 200 or page is None:
+    page = read_page(reply.body) if reply.status == 200 else None
+    if page is None:
         return "foreign"
-    try:
-        signature = base64.b64decode(page[2] + b"==", altchars=b"-_", validate=True)
-    except binascii.Error:
-        return "forged"
-    signed = page[1] == nonce.hex().encode() and verify(public_key, SIGNED_PREFIX + nonce, signature)
+    signed = page[0] == nonce and verify(public_key, signed_bytes(nonce), page[1])
     return "signed" if signed else "forged"
 
 

@@ -71,6 +71,12 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--control-port", type=port, default=8443, metavar="N", help="HTTPS; 0 picks one (8443)")
     parser.add_argument("--data-port", type=port, default=8444, metavar="N", help="measurements; 0 picks one (8444)")
     parser.add_argument(
+        "--portal-port",
+        type=port,
+        metavar="N",
+        help="plain HTTP, one signed page by which probes notice captive portals; best 80, 0 picks one (none)",
+    )
+    parser.add_argument(
         "--state",
         type=Path,
         metavar="DIR",
@@ -145,6 +151,7 @@ def _serve(args: argparse.Namespace) -> int:
         hosts=hosts,
         control_port=args.control_port,
         data_port=args.data_port,
+        portal_port=args.portal_port,
         state=args.state or default_state(),
         asn_tables=tuple(args.asn_db or ()),
         collector=args.collector,

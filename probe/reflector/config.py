@@ -40,6 +40,8 @@ class Config:
     control_port: int = CONTROL_PORT
     """0 picks a free one."""
     data_port: int = DATA_PORT
+    portal_port: int | None = None
+    """Where the page by which captive portals are noticed is served; None: nowhere. 0 picks a free one."""
     state: Path
     asn_tables: tuple[Path, ...] = ()
     collector: str | None = None
@@ -62,6 +64,7 @@ class Announcement:
     key: str
     control_port: int
     data_port: int
+    portal_port: int | None = None
 
 
 def announce_line(found: Announcement) -> str:

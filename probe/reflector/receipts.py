@@ -141,6 +141,10 @@ class Receipts:
         """One more key to sign with, for sessions whose grant names it."""
         self._signers[signer.key_id] = signer
 
+    def sign(self, key_id: str, message: bytes) -> bytes:
+        """A signature outside the journals, with one of the keys that are known."""
+        return self._signers[key_id].sign(message)
+
     @property
     def journals(self) -> tuple[Journal, Journal]:
         """In the order of delivery: a pair is known as started before its receipt comes."""

@@ -45,6 +45,7 @@ from probe.reflector.metrics import Metrics
 from probe.reflector.opening import CARRIERS
 from probe.reflector.origin import Address, Origins
 from probe.reflector.pool import Pool, url_host
+from probe.reflector.portal import PortalPage, portal_listeners
 from probe.reflector.receipts import Receipts
 from probe.reflector.renewal import Renewal
 from probe.reflector.udp import adopt_ports, open_ports
@@ -68,6 +69,7 @@ class Reflector:
         self._lock_file: IO[bytes] | None = None
         self._data: DataPlane | None = None
         self._control: Control | None = None
+        self._portal: PortalPage | None = None
         self._delivery: Delivery | None = None
         self._renewal: Renewal | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -94,6 +96,9 @@ class Reflector:
         try:
             handed = handed_over(os.environ, os.getpid())
             control_listeners, data_listeners = listen(config.hosts, config.control_port, config.data_port, handed)
+            portal = handed.portal
+            if not portal and config.portal_port is not None:
+                portal = portal_listeners(config.hosts, config.portal_port)
         except CannotListen as error:
             raise ReflectorError(str(error)) from None
         udp_ports = adopt_ports(handed.data_udp) or open_ports(data_listeners)
@@ -160,6 +165,8 @@ class Reflector:
         self._data.start()
         self._datagrams.start()
         await self._control.start(control_listeners, context)
+        self._portal = PortalPage(self._sign)
+        await self._portal.start(portal)
         self._begin_tasks(opened)
         return Announcement(
             url=f"https://{url_host(config.hosts)}:{pool.control_port}",
@@ -167,7 +174,14 @@ class Reflector:
             key=opened.signer.key_id,
             control_port=pool.control_port,
             data_port=pool.data_port,
+            portal_port=portal[0].getsockname()[1] if portal else None,
         )
+
+    def _sign(self, message: bytes) -> bytes:
+        """With the key that new sessions are signed with."""
+        if self._receipts is None or self._booking is None:
+            raise AssertionError("started in order")
+        return self._receipts.sign(self._booking.identity.key_id, message)
 
     def _begin_tasks(self, opened: Opened) -> None:
         self._tasks.append(asyncio.create_task(self._keep_house()))
@@ -228,6 +242,8 @@ class Reflector:
             with self._booking_lock:
                 ended = self._booking.stop(self._metrics.now_ms())
             self._witness.catch_up(ended)
+        if self._portal is not None:
+            self._portal.stop()
         if self._control is not None:
             await self._control.stop()
         if self._data is not None:
