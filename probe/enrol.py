@@ -33,6 +33,7 @@ from probe.wire.signing import key_bytes
 CLOCKS_DIFFER_MS: Final = 600_000
 """A record from a clock that is further off would be refused (spec/api.md, `future_dated`)."""
 _MOST_FILE: Final = 16 * 1024
+_INVITED: Final = "ask its people for one and join with --token TOKEN"
 _ENROLMENT: Final = "enrolment.json"
 _LEAVING: Final = "leaving.json"
 _PLAN: Final = "plan.jsonl"
@@ -72,6 +73,8 @@ class About:
     """Version of the consent text that it asks for at least."""
     time_ms: int
     """Its clock."""
+    takes: Literal["open", "token", "closed"] = "open"
+    """Whom it takes: anybody, whoever has a token, nobody new."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,7 @@ class _ToldAbout:
     time_ms: Annotated[int, bounded(low=MIN_TIME_MS, high=MAX_TIME_MS)]
     name: str = ""
     contact: str = ""
+    enrolment: str = "open"
 
 
 def about(url: Url, dialer: Dialer | None = None) -> About:
@@ -106,6 +110,7 @@ def read_about(answer: Answer, authority: str) -> About:
         key=told.key,
         consent=told.consent,
         time_ms=told.time_ms,
+        takes="token" if told.enrolment == "token" else "closed" if told.enrolment == "closed" else "open",
     )
 
 
@@ -269,7 +274,7 @@ def join(
     answer = ask(url, "/v1/enrol", body=_body(seal(record, signer)), dialer=dialer)
     status = answer.plain.get("status")
     if answer.status not in {200, 201} or status not in {"enrolled", "known"}:
-        raise EnrolError(_refusal(answer, token))
+        raise EnrolError(_refusal(answer))
     kept = Enrolled(
         collector=collector,
         key=found.key,
@@ -302,18 +307,26 @@ def renew_plan(state: State, kept: Enrolled, *, probe: str, now_ms: int, dialer:
     return fetched
 
 
-def _refusal(answer: Answer, token: str | None) -> str:
+def _refusal(answer: Answer) -> str:
     if answer.error == "bad_token":
-        return (
-            "the collector does not take this token: ask whoever gave it to you, or join without one"
-            if token
-            else "the collector takes only volunteers with a token: ask its people for one, then use --token"
-        )
+        told = words(answer.plain.get("detail", "")) or "ask whoever gave it to you"
+        return f"the collector does not take this token ({told}); nothing was joined"
+    if answer.error == "token_required":
+        return f"the collector takes only volunteers with a token: {_INVITED}"
     if answer.error == "old_consent":
         return f"the collector asks for a newer consent text than that of {VERSION}: update evenlane"
     if answer.failure is not None:
         return f"{answer.detail}; nothing was joined, so try again later"
     return answer.detail or "the collector's answer cannot be read; nothing was joined"
+
+
+def check_taken(found: About, *, is_known: bool, token: str | None) -> None:
+    """Whether this collector takes us, asked before the volunteer is. Raises EnrolError."""
+    if is_known or found.takes == "open" or (found.takes == "token" and token is not None):
+        return
+    if found.takes == "token":
+        raise EnrolError(f"{found.name} takes only volunteers with a token: {_INVITED}")
+    raise EnrolError(f"{found.name} takes nobody new at present; ask its people ({found.contact}) when it will")
 
 
 def _body(envelope: Envelope) -> bytes:

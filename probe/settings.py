@@ -42,7 +42,6 @@ _URL: Final = re.compile(r"https?://[^\s/?#]+(?:/[^\s?#]*)?(?:#sha256=[0-9a-fA-F
 _KEY_ID: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _INTERFACE: Final = re.compile(r"[A-Za-z0-9_.@+-]{1,15}")
 """IFNAMSIZ leaves 15 characters (linux/if.h)."""
-_UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -177,7 +176,7 @@ def settings_of(document: Mapping[str, Any]) -> tuple[Settings, tuple[str, ...]]
 def _shown(value: Any) -> str:
     """A stranger's value in a sentence: short, one line, without addresses."""
     plain = value if isinstance(value, str) else dumps(value).decode()
-    plain = scrub(_UNPRINTABLE.sub("?", plain))
+    plain = scrub("".join(letter if letter.isprintable() else "?" for letter in plain[:400]))
     return f"'{plain[:40]}…'" if len(plain) > 40 else f"'{plain}'"
 
 
@@ -188,7 +187,8 @@ def _text(value: Any, expected: str, longest: int = _MOST_TEXT) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise _Wrong(expected)
     plain = str(value).strip()
-    if len(plain) > longest or _UNPRINTABLE.search(plain):
+    # What does not print could turn the rest of a line around (Unicode, bidirectional controls).
+    if len(plain) > longest or not plain.isprintable():
         raise _Wrong(expected)
     return plain
 
@@ -196,6 +196,8 @@ def _text(value: Any, expected: str, longest: int = _MOST_TEXT) -> str:
 def told_words(value: Any) -> str:
     """Words of the owner's that end up in a signed record: 64 characters, nothing that looks like an address."""
     expected = "words of at most 64 characters without an IP or MAC address"
+    if isinstance(value, str):
+        value = " ".join(value.split())  # pasted from a bill, with all sorts of blanks
     plain = _text(value, expected)
     if find_address(plain):
         raise _Wrong(expected)

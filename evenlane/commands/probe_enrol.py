@@ -106,7 +106,7 @@ def _enrol(args: argparse.Namespace) -> int:
 def _join(args: argparse.Namespace) -> int:
     from evenlane.commands.probe_talk import Talk, interview
     from probe.consent import VERSION
-    from probe.enrol import about, check_about, check_free
+    from probe.enrol import about, check_about, check_free, check_taken
     from probe.plan import ceiling
     from probe.state import StateError
     from probe.upload import collector_url
@@ -126,8 +126,8 @@ def _join(args: argparse.Namespace) -> int:
     text = _consent(language, found, ceiling(settings))
     if args.show:
         return _show(args, talk, found, text, ceiling(settings))
-    if not args.again:
-        check_free(state, found, collector)
+    before = None if args.again else check_free(state, found, collector)
+    check_taken(found, is_known=before is not None, token=args.token)
     if args.yes is None:
         talk.page(text)
         if not talk.agrees("agree"):
