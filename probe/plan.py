@@ -183,7 +183,7 @@ def session_bytes(nettest: PlannedNettest, apps: int = 1) -> int:
     """Most bytes that a session of this line of work takes with so many of its apps, calibration and placebo pairs
     included.
 
-    Reckoned for pairs whose two segments follow each other; the concurrent ones cost less.
+    Reckoned for pairs whose two segments follow each other; at any usual pace the concurrent ones cost less.
     """
     ways = 2 if nettest.direction == "both" else 1
     tests = nettest.pairs * ways * apps
