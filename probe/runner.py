@@ -7,6 +7,7 @@ on the way. Spec: spec/protocol.md, spec/records.md.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import secrets
@@ -39,6 +40,8 @@ class Request:
     state: State
     out: Path | None = None
     collector: Url | None = None
+    keep: bool = False
+    """Keep the records in the spool: somebody uploads them later."""
     bind: str | None = None
     plan: str | None = None
     """SHA-256 of the plan that the profiles come from."""
@@ -73,8 +76,10 @@ def request_of(
     *,
     reflector: str,
     state: Path,
+    run: Path | None = None,
     out: Path | None = None,
     collector: str | None = None,
+    keep: bool = False,
     bind: str | None = None,
     plan: str | None = None,
     version: str = "0",
@@ -84,9 +89,10 @@ def request_of(
         nettest=get(nettest),
         options=options,
         reflector=parse_url(reflector),
-        state=State(state),
+        state=State(state, run),
         out=out,
         collector=collector_url(collector) if collector else None,
+        keep=keep,
         bind=bind,
         plan=plan,
         version=version,
@@ -162,11 +168,19 @@ def _hand_over(request: Request, ran: Ran) -> Ran:
                 f"{request.out} could not be written ({error.strerror}); the records are in the spool instead"
             ) from None
     if request.collector is None:
-        return ran
+        return replace(ran, spooled=True, dropped=_spool(request, ran)) if request.keep else ran
+    dropped, trouble = 0, None
+    try:
+        dropped = _spool(request, ran)  # before it is sent, so that a kill during the upload loses nothing
+    except StateError as error:
+        trouble = error
     uploaded = send(request.collector, envelopes)
     if uploaded.is_done:
-        return replace(ran, uploaded=uploaded)
-    return replace(ran, uploaded=uploaded, spooled=True, dropped=_spool(request, ran))
+        _unspool(request, ran)
+        return replace(ran, uploaded=uploaded, dropped=dropped)
+    if trouble is not None:
+        raise trouble
+    return replace(ran, uploaded=uploaded, spooled=True, dropped=dropped)
 
 
 def _spool(request: Request, ran: Ran) -> int:
@@ -177,6 +191,14 @@ def _spool(request: Request, ran: Ran) -> int:
         raise StateError(
             f"the spool {spool.directory} cannot be written ({error.strerror}): this run is lost"
         ) from None
+
+
+def _unspool(request: Request, ran: Ran) -> None:
+    spool = request.state.spool
+    for entry in spool.entries():
+        if entry.name.endswith(f"-{ran.measurement.session}"):
+            with contextlib.suppress(OSError):  # it goes again next time, and is a duplicate then
+                spool.remove(entry)
 
 
 def send(collector: Url, envelopes: list[Envelope]) -> Uploaded:

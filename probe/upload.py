@@ -2,20 +2,24 @@
 """Hands signed records to a collector, which acknowledges what it has on disk.
 
 Uploading twice is harmless: a record has an id. A probe's own address is used for nothing at the collector.
-Spec: spec/api.md, section "Uploads".
+Spec: spec/api.md, section "Uploads"; spec/probe.md, section "Uploads".
 """
 
 from __future__ import annotations
 
+import re
+import time
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+from probe.backoff import retry_after_ms
 from probe.netio.control import Url, UrlError, is_house_name, open_https, parse_url
 from probe.netio.dial import Dialer, WrongCertificate
 from probe.netio.http import HttpError, Response
-from probe.wire.codec import WireError, dumps, loads
-from probe.wire.envelope import Envelope, to_json
+from probe.wire.codec import WireError, loads
+from probe.wire.envelope import Envelope, to_line
 from probe.wire.failure import Failure, classify
 from probe.wire.limits import MAX_BODY_BYTES
 
@@ -23,6 +27,15 @@ _TIMEOUT_S: Final = 30.0
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _LATER: Final = frozenset({408, 425, 429})
 """Statuses besides 5xx after which the same upload may succeed."""
+_ON_THE_WAY: Final = frozenset(
+    {"not_found", "method_not_allowed", "unsupported_type", "unsupported_encoding", "cut_off", "bad_gzip", "bad_host"}
+)
+"""Refusals of a whole body that say something of the address or of the way there, not of the records in it."""
+_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_ID: Final = re.compile(r"[0-9a-f]{32}")
+
+Fate = Literal["kept", "refused", "later"]
+"""The collector has it on disk; will never take it; may take it later."""
 
 
 @dataclass(slots=True)
@@ -36,6 +49,11 @@ class Uploaded:
     failure: Failure | None = None
     """Why it should be tried again later; None where every record was answered for."""
     detail: str = ""
+    fates: tuple[Fate, ...] = ()
+    """Of each record, in the order sent; empty where there was no answer to each."""
+    retry_after_ms: int | None = None
+    sent_bytes: int = 0
+    """Of the compressed body."""
 
     @property
     def is_done(self) -> bool:
@@ -56,7 +74,8 @@ def upload(
 ) -> Uploaded:
     """Send records to `/v1/measurements` or `/v1/receipts`. A network failure is in the answer."""
     done = Uploaded()
-    body = _gzip(dumps({"envelopes": [to_json(envelope) for envelope in envelopes]}))
+    body = _gzip(b'{"envelopes":[' + b",".join(to_line(envelope)[:-1] for envelope in envelopes) + b"]}")
+    done.sent_bytes = len(body)
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     try:
         connection = open_https(dialer or Dialer(), url)
@@ -74,7 +93,7 @@ def upload(
         done.failure = classify(error, during="control")
         done.detail = done.failure.replace("_", " ")
     else:
-        _take(done, answer)
+        _take(done, answer, envelopes)
     return done
 
 
@@ -83,36 +102,60 @@ def _gzip(body: bytes) -> bytes:
     return packer.compress(body) + packer.flush()
 
 
-def _take(done: Uploaded, answer: Response) -> None:
+def _take(done: Uploaded, answer: Response, sent: Sequence[Envelope] | None = None) -> None:
+    """Read an answer: a fate for each record, or a failure under which all of them are kept."""
     plain = _object(answer.body)
     if answer.status not in {200, 201}:
-        error = str(plain.get("error", f"status_{answer.status}"))[:64]
-        done.detail = f"the collector answered {answer.status} ({error})"
-        if answer.status in _LATER or answer.status >= 500 or answer.status < 400:
-            done.failure = "http_error"
-        else:
-            done.rejected.append(error)
+        _take_refusal(done, answer, plain)
         return
     results = plain.get("results", [plain])
-    for result in results if isinstance(results, list) else []:
-        status = result.get("status") if isinstance(result, dict) else None
-        if status == "accepted":
-            done.accepted += 1
-        elif status == "duplicate":
-            done.duplicates += 1
-        elif status == "rejected":
-            _take_rejected(done, result)
-    if not done.accepted + done.duplicates + len(done.rejected) and done.failure is None:
+    if not isinstance(results, list) or (sent is not None and not _fits(results, sent)):
+        done.failure, done.detail = "http_error", "the collector's answer cannot be read"
+        return
+    done.fates = tuple(_take_result(done, result if isinstance(result, dict) else {}) for result in results)
+    if not done.fates:
         done.failure, done.detail = "http_error", "the collector's answer cannot be read"
 
 
-def _take_rejected(done: Uploaded, result: dict[str, Any]) -> None:
-    status = result.get("http")
-    if isinstance(status, int) and (status in _LATER or status >= 500):
-        done.failure = "http_error"
+def _fits(results: list[Any], sent: Sequence[Envelope]) -> bool:
+    """Whether these are answers to what was sent: as many, and no record's id in another one's place."""
+    if len(results) != len(sent):
+        return False
+    for result, envelope in zip(results, sent, strict=True):
+        told = result.get("id") if isinstance(result, dict) else None
+        if isinstance(told, str) and _ID.fullmatch(told) and told.encode() not in envelope.payload:
+            return False
+    return True
+
+
+def _take_refusal(done: Uploaded, answer: Response, plain: dict[str, Any]) -> None:
+    code = plain.get("error")
+    error = code if isinstance(code, str) and _CODE.fullmatch(code) else f"status_{answer.status}"
+    done.detail = f"the collector answered {answer.status} ({error})"
+    # Only a collector names its reason. What else answers 403 or 404 stands between us and it, or in its place.
+    is_ours = error == code and error not in _ON_THE_WAY
+    if is_ours and 400 <= answer.status < 500 and answer.status not in _LATER:
+        done.rejected.append(error)
     else:
-        done.rejected.append(str(result.get("reason", "unknown"))[:64])
+        done.failure = "http_error"
+        done.retry_after_ms = retry_after_ms(answer.headers, time.time_ns() // 1_000_000)
+
+
+def _take_result(done: Uploaded, result: dict[str, Any]) -> Fate:
+    status, http = result.get("status"), result.get("http")
+    if status == "accepted":
+        done.accepted += 1
+        return "kept"
+    if status == "duplicate":
+        done.duplicates += 1
+        return "kept"
     done.detail = str(result.get("detail", ""))[:256]
+    if status == "rejected" and not (isinstance(http, int) and (http in _LATER or http >= 500)):
+        reason = result.get("reason")
+        done.rejected.append(reason if isinstance(reason, str) and _CODE.fullmatch(reason) else "unknown")
+        return "refused"
+    done.failure = "http_error"
+    return "later"
 
 
 def _object(body: bytes) -> dict[str, Any]:

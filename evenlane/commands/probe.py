@@ -62,7 +62,14 @@ def _usage(parser: argparse.ArgumentParser) -> int:
 
 def _common(parser: argparse.ArgumentParser, func: Callable[[argparse.Namespace], int]) -> None:
     parser.add_argument(
-        "--state", metavar="DIR", type=Path, help="key, counter and spool (default: $XDG_STATE_HOME/evenlane/probe)"
+        "--state", metavar="DIR", type=Path, help="what lasts: key, settings (default: $XDG_STATE_HOME/evenlane/probe)"
+    )
+    parser.add_argument(
+        "--run",
+        metavar="DIR",
+        type=Path,
+        help="what may be lost, in RAM: counter, spool, lock (default: $RUNTIME_DIRECTORY, else with --state the same "
+        "directory, else $XDG_RUNTIME_DIR/evenlane/probe)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     parser.set_defaults(func=func)
@@ -120,9 +127,9 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _state(args: argparse.Namespace) -> State:
-    from probe.state import State, default_directory
+    from probe.state import State, default_directories
 
-    return State(args.state or default_directory())
+    return State(*default_directories(args.state, args.run))
 
 
 # -- run --------------------------------------------------------------------------------------------------------
@@ -135,10 +142,11 @@ def _run(args: argparse.Namespace) -> int:
     from probe.plan import PlanError
     from probe.profiles.model import ProfileError
     from probe.runner import RunError, request_of, run
-    from probe.state import StateError, default_directory
+    from probe.state import StateError, default_directories
     from probe.wire.signing import prefer
 
     prefer("python")  # 10 ms once a session, against 7 MB of memory
+    durable, volatile = default_directories(args.state, args.run)
     try:
         plan = _plan(args)
         options = Options(
@@ -154,7 +162,8 @@ def _run(args: argparse.Namespace) -> int:
             args.nettest,
             options,
             reflector=args.reflector,
-            state=args.state or default_directory(),
+            state=durable,
+            run=volatile,
             out=args.out,
             collector=args.collector,
             bind=args.bind,

@@ -3,22 +3,20 @@
 
 from __future__ import annotations
 
+import math
+import random
 import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
+from probe.handover import SpoolSent, sync_spool
 from probe.netio.control import Url
 from probe.nettests.registry import NETTESTS
 from probe.profiles.model import DEFAULT_APPS, ProfileError, Shelf, available, every, load, load_neutral
-from probe.runner import send
 from probe.state import State, StateError
-from probe.upload import Uploaded
 from probe.wire.limits import MIN_TIME_MS
-
-_BATCH_PAUSE_S: Final = 0.05
-
 
 # -- list -------------------------------------------------------------------------------------------------------
 
@@ -80,8 +78,9 @@ def status(state: State) -> dict[str, Any]:
     entries = state.spool.entries()
     return {
         "state": str(state.directory),
+        "run": str(state.run),
         "key": key,
-        "sessions": state.last_sequence() + 1,
+        "sessions": state.sessions(),
         "last": state.last(),
         "spool": {"sessions": len(entries), "bytes": sum(entry.size for entry in entries)},
     }
@@ -106,25 +105,12 @@ def status_lines(found: dict[str, Any]) -> list[str]:
 # -- spool ------------------------------------------------------------------------------------------------------
 
 
-def send_spool(state: State, collector: Url) -> Uploaded:
-    """Send what waits, oldest first; stops at the first failure that may pass."""
-    total = Uploaded()
-    for entry in state.spool.entries():
-        envelopes = entry.envelopes()
-        if envelopes:
-            done = send(collector, envelopes)
-            total.accepted += done.accepted
-            total.duplicates += done.duplicates
-            total.rejected += done.rejected
-            if not done.is_done:
-                total.failure, total.detail = done.failure, done.detail
-                break
-            time.sleep(_BATCH_PAUSE_S)
-        state.spool.remove(entry)
-    return total
+def send_spool(state: State, collector: Url) -> SpoolSent:
+    """Send what waits, oldest first; stops at the first failure that may pass. A person asked: no pause is kept."""
+    return sync_spool(state, collector, time.time_ns() // 1_000_000, random.Random(), is_asked=True, most_s=math.inf)
 
 
-def spool_report(state: State, sent: Uploaded | None) -> dict[str, Any]:
+def spool_report(state: State, sent: SpoolSent | None) -> dict[str, Any]:
     """What still waits, and what was sent."""
     entries = state.spool.entries()
     report: dict[str, Any] = {
@@ -137,7 +123,7 @@ def spool_report(state: State, sent: Uploaded | None) -> dict[str, Any]:
         report["sent"] = {
             "accepted": sent.accepted,
             "duplicates": sent.duplicates,
-            "rejected": sent.rejected,
+            "rejected": list(sent.rejected),
             "failure": sent.failure,
         }
     return report

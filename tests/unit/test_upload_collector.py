@@ -8,14 +8,11 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from evenlane.commands.probe_about import send_spool
 from probe.netio.control import UrlError
 from probe.runner import send
-from probe.state import State
 from probe.upload import collector_url, upload
 from probe.wire.envelope import Envelope, from_json
 from probe.wire.signing import SeedSigner
@@ -97,6 +94,18 @@ def test_an_upload_is_a_gzip_batch_of_the_very_bytes(collector: http.server.Thre
         (200, b"not json", True, []),
         (200, [], True, []),
         (200, {"results": "many"}, True, []),
+        (200, accepted(2), True, []),
+        (200, accepted(0), True, []),
+        (200, {"results": [{"status": "accepted", "id": "ab" * 16}]}, True, []),
+        (200, {"results": [{"status": "maybe"}]}, True, []),
+        (200, {"results": [7]}, True, []),
+        (200, {"results": [{"status": "rejected", "reason": 7}]}, False, ["unknown"]),
+        (403, b"<html>log in to our Wi-Fi</html>", True, []),
+        (404, {"error": "not_found"}, True, []),
+        (405, {"error": "method_not_allowed"}, True, []),
+        (403, {"error": {"message": "Request blocked"}}, True, []),
+        (401, {"error": "Unauthorized"}, True, []),
+        (400, {"error": "cut_off"}, True, []),
     ],
 )
 def test_what_is_tried_again_and_what_is_not(
@@ -134,17 +143,3 @@ def test_the_receipt_goes_through_the_other_door_and_its_fate_changes_nothing(
     Collector.answers = [(503, {"error": "store_unavailable"})]
     assert not send(collector_url(url_of(collector)), [envelope(b"m"), envelope(b"r")]).is_done
     assert len(Collector.heard) == 1
-
-
-def test_the_spool_is_sent_oldest_first_and_stops_at_a_failure_that_may_pass(
-    collector: http.server.ThreadingHTTPServer, tmp_path: Path
-) -> None:
-    state = State(tmp_path)
-    for number in range(4):
-        state.spool.put(number, f"{number:032x}", [envelope(b"%d" % number)])
-    Collector.answers = [(200, accepted(1)), (422, {"error": "address"}), (503, {"error": "store_unavailable"})]
-    done = send_spool(state, collector_url(url_of(collector)))
-    assert (done.accepted, done.rejected, done.failure) == (1, ["address"], "http_error")
-    assert [int(entry.name.split("-")[0]) for entry in state.spool.entries()] == [2, 3]
-    assert send_spool(state, collector_url(url_of(collector))).is_done
-    assert state.spool.entries() == []
