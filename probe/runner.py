@@ -12,6 +12,7 @@ import ipaddress
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from probe.netio.control import Url, UrlError, parse_url
 from probe.nettests.base import Cost, Nettest, Options, Progress
 from probe.nettests.registry import get
 from probe.protocol.probe_role import ProbeSession
-from probe.shell import Shell, software
+from probe.shell import Shell, Surroundings, software
 from probe.state import State, StateError, write_whole
 from probe.upload import Uploaded, collector_url, upload
 from probe.wire.envelope import Envelope, seal, to_line
@@ -46,6 +47,12 @@ class Request:
     plan: str | None = None
     """SHA-256 of the plan that the profiles come from."""
     version: str = "0"
+    reflector_key: str | None = None
+    """Key id that the reflector must have; None for a run by hand, which names it by its certificate."""
+    around: Surroundings | None = None
+    """What a turn knows already; None for a run by hand."""
+    has_lock: bool = False
+    """The caller is within `state.exclusive()`."""
 
     @property
     def cost(self) -> Cost:
@@ -122,7 +129,7 @@ def run(
     state.prepare()
     if request.out is not None:
         _check_writable(request.out)
-    with state.exclusive():
+    with nullcontext() if request.has_lock else state.exclusive():
         signer = state.signer()
         shell = Shell(
             request.reflector,
@@ -132,6 +139,8 @@ def run(
             segment_s=request.options.segment_s,
             on_progress=on_progress,
             should_stop=should_stop,
+            surroundings=request.around,
+            expected_reflector=request.reflector_key,
         )
         try:
             session = request.nettest.run(shell, request.options)

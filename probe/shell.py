@@ -75,9 +75,11 @@ class Shell:
         on_progress: Callable[[Progress], None] = lambda _: None,
         should_stop: Callable[[], bool] = lambda: False,
         surroundings: Surroundings | None = None,
+        expected_reflector: str | None = None,
     ) -> None:
         self._bind = bind
         self._around = surroundings or Surroundings()
+        self._expected_reflector = expected_reflector
         self._household = Household(None, None)
         self._peer = ""
         self._dialer = Dialer(bind)
@@ -102,7 +104,7 @@ class Shell:
 
     def open(self, request: SessionRequest) -> ProbeSession:
         """Find the idle round-trip time, look around, ask for a session."""
-        session = ProbeSession(request, random_bytes=secrets.token_bytes)
+        session = ProbeSession(request, random_bytes=secrets.token_bytes, expected_reflector=self._expected_reflector)
         try:
             for _ in range(_BASELINE_PINGS):
                 self._control.ping()
