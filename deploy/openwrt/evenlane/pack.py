@@ -48,8 +48,8 @@ def referred(path: Path) -> Iterator[str]:
 
     def walk(node: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            for child in node.orelse:
-                yield from walk(child)
+            for branch in node.orelse:
+                yield from walk(branch)
             return
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
