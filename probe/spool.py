@@ -140,15 +140,21 @@ class Spool:
 
     def _drop(self, entry: Entry) -> int:
         # Counted first: after a kill between the two the count is one too high rather than one too low.
-        self._count(replace(self.counts(), dropped=self.counts().dropped + 1))
+        counts = replace(self.counts(), dropped=self.counts().dropped + 1)
+        is_counted = self._count(counts)
         self.remove(entry)
+        if not is_counted:
+            self._count(counts)  # on a full disk there is room for it now
         return 1
 
-    def _count(self, counts: Counts) -> None:
-        # On a full disk a count is not worth a session.
-        with contextlib.suppress(OSError):
+    def _count(self, counts: Counts) -> bool:
+        content = json.dumps(asdict(counts)).encode() + b"\n"
+        try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_small(self.directory / "counts.json", json.dumps(asdict(counts)).encode() + b"\n", durable=False)
+            write_small(self.directory / "counts.json", content, durable=False)
+        except OSError:
+            return False  # nothing is given up for a count
+        return True
 
     def _would_fit(self, needed: int, entries: list[Entry]) -> bool:
         """Whether the disk has room once all of `entries` are gone: where others fill it, dropping is in vain."""

@@ -173,9 +173,9 @@ def test_one_measurement_at_a_time_also_for_who_names_another_run(tmp_path: Path
     state.prepare()
     (tmp_path / "ram2").mkdir()
     for other in (state, State(state.directory, tmp_path / "ram2"), State(state.directory)):
-        with state.exclusive():
-            with pytest.raises(StateError, match="another measurement is running"), other.exclusive():
-                pytest.fail("two at once")
+        refused = pytest.raises(StateError, match="another measurement is running")
+        with state.exclusive(), refused, other.exclusive():
+            pytest.fail("two at once")
         with other.exclusive():
             pass
 
@@ -220,7 +220,7 @@ def test_a_read_only_flash_is_enough_as_long_as_the_ram_lives(tmp_path: Path, mo
     state.prepare()
     assert (state.signer().key_id, state.next_sequence(), state.next_sequence()) == (key, 0, 1)
     power_cut(state)
-    with pytest.raises(StateError, match="Read-only file system.*--state"):
+    with pytest.raises(StateError, match=r"Read-only file system.*--state"):
         state.prepare()
     assert (state.directory / "life").read_text() == "0\n"
 
@@ -234,7 +234,7 @@ def test_a_full_ram_disk_still_counts_and_remembers(tmp_path: Path, monkeypatch:
     state.remember({"session": "x"})
     assert state.last() == {"session": "x"}
     (state.run / "last.json").unlink()
-    with pytest.raises(StateError, match="No space left on device.*--run"):
+    with pytest.raises(StateError, match=r"No space left on device.*--run"):
         state.remember({"session": "x"})
     assert state.next_sequence() == 2
 
