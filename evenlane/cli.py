@@ -38,8 +38,25 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     sub = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS if only is None else (only,):
-        importlib.import_module(f"evenlane.commands.{name}").register(sub)
+        _add(sub, name)
     return parser
+
+
+def _add(sub: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
+    """One command; a router has the probe's alone, and says so of the others."""
+    module = f"evenlane.commands.{name}"
+    try:
+        importlib.import_module(module).register(sub)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        absent = sub.add_parser(name, help="not part of this installation", add_help=False)
+        absent.add_argument("rest", nargs=argparse.REMAINDER)
+        absent.set_defaults(func=lambda _: _absent(name))
+
+
+def _absent(name: str) -> int:
+    raise CannotRun(f"this installation has no `evenlane {name}`: pip install evenlane brings all commands")
 
 
 def version() -> str:
