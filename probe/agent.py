@@ -95,10 +95,7 @@ class Agent:
             before = stamps(self.watch)
             self.called = False
             said, code = self._turn()
-            if self.stopping:
-                break
-            pause_s = self._pause(said, code)
-            self._sleep(pause_s, before)
+            self._sleep(self._pause(said, code), before)
         say("stopped")
         return 0
 
@@ -106,6 +103,8 @@ class Agent:
 
     def _pause(self, said: Said, code: int) -> float:
         """Seconds until the next turn."""
+        if self.stopping:
+            return 0.0
         if said.next_ms is None:
             self.crashes += 1
             pause_s = min(MOST_PAUSE_S, FIRST_CRASH_S * float(2 ** min(self.crashes - 1, 10)))

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from evenlane.commands import probe_enrol
+from evenlane.commands import probe_agent, probe_enrol
 
 if TYPE_CHECKING:
     from probe.nettests.base import Cost, Progress
@@ -41,6 +41,7 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     _add_profile(commands)
     _add_run(commands)
     probe_enrol.register(commands, _common)
+    probe_agent.register(commands)
     for name, text, func in (
         ("status", "tell this probe's key and its last run", _status),
         ("spool", "list or send the records that no collector has yet", _spool),
