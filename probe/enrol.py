@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -43,7 +43,9 @@ _ERASED: Final = (
     "key",
     "life",
     "sequence",
+    "next",
     "budget.json",
+    "spend.json",
     "ledger.json",
     "schedule.json",
     "upload.json",
@@ -51,7 +53,8 @@ _ERASED: Final = (
     "status.json",
     "last.json",
 )
-_ERASED_FOLDERS: Final = ("spool", "aside")
+_ERASED_FOLDERS: Final = ("spool",)
+"""By name, because somebody may have named a directory that holds other things too."""
 
 
 class EnrolError(Exception):
@@ -273,7 +276,7 @@ def join(
     record = record_of(settings, collector=found.key, now_ms=now_ms, language=language, token=token, software=software)
     answer = ask(url, "/v1/enrol", body=_body(seal(record, signer)), dialer=dialer)
     status = answer.plain.get("status")
-    if answer.status not in {200, 201} or status not in {"enrolled", "known"}:
+    if answer.status not in {200, 201} or status not in ("enrolled", "known"):  # perhaps not hashable
         raise EnrolError(_refusal(answer))
     kept = Enrolled(
         collector=collector,
@@ -391,21 +394,28 @@ def erase(state: State, *, has_lock: bool = False) -> None:
     What stays: `settings.json`, because the owner wrote it for this device and nobody else has it; the lock, which is
     empty. Waits for no measurement: raises StateError while one is running, which would write its record afterwards.
     """
-    with nullcontext() if has_lock else state.exclusive():
-        try:
-            for folder in _folders(state):
-                for name in _ERASED_FOLDERS:
-                    _remove_folder(folder / name)
-                for name in _ERASED:
-                    (folder / name).unlink(missing_ok=True)
-                for beside in folder.glob(".*.tmp"):
-                    beside.unlink(missing_ok=True)
-            # The wish last: after a power cut half way it is still known that nothing may be measured.
-            (state.directory / _LEAVING).unlink(missing_ok=True)
-        except OSError as error:
-            raise StateError(
-                f"not everything in {state.directory} could be erased ({error.strerror}): erase it by hand"
-            ) from None
+    with _readable(state):
+        state.run.mkdir(parents=True, exist_ok=True, mode=0o700)  # after a reboot it is not there to be locked
+    with nullcontext() if has_lock else state.exclusive(), _readable(state):
+        for folder in _folders(state):
+            for name in _ERASED_FOLDERS:
+                _remove_folder(folder / name)
+            for name in _ERASED:
+                (folder / name).unlink(missing_ok=True)
+            for beside in folder.glob(".*.tmp"):
+                beside.unlink(missing_ok=True)
+        # The wish last: after a power cut half way it is still known that nothing may be measured.
+        (state.directory / _LEAVING).unlink(missing_ok=True)
+
+
+@contextmanager
+def _readable(state: State) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StateError(
+            f"not everything in {state.directory} could be erased ({error.strerror}): erase it by hand"
+        ) from None
 
 
 def _remove_folder(folder: Path) -> None:
@@ -420,9 +430,6 @@ def _remove_folder(folder: Path) -> None:
         folder.rmdir()
 
 
-def _folders(state: State) -> Iterator[Path]:
-    """The durable directory, and the volatile one where it is another."""
-    run = getattr(state, "run", None)
-    if isinstance(run, Path) and run != state.directory and run.is_dir():
-        yield run
-    yield state.directory
+def _folders(state: State) -> tuple[Path, ...]:
+    """That of the run first: the key goes last."""
+    return (state.run, state.directory) if state.is_split else (state.directory,)
