@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol
 
+from probe.netio.calibration import Ping, Watcher, calibrate
 from probe.netio.concurrent import LOAD_ALPN, Opened, run_together
 from probe.netio.datagram import run_datagrams
 from probe.netio.dial import (
@@ -192,18 +193,20 @@ class Transfers:
         others_kb = self._others_kb(passed, ran.wire_bytes)
         return replace(first, household_kb=others_kb), replace(second, household_kb=None if others_kb is None else 0)
 
-    def calibrate(self, step: Calibrate, alpn: Sequence[str]) -> float | None:
-        """Mbit/s that a short neutral transfer reached in its second half; None where it failed."""
+    def calibrate(
+        self, step: Calibrate, alpn: Sequence[str], ping: Ping | None = None, smallest_ms: float | None = None
+    ) -> float | None:
+        """Mbit/s that a short neutral transfer reached; None where it failed.
+
+        With `ping` and the idle line's `smallest_ms` it ends as soon as the line shows a queue.
+        """
         sock = self._open(step, self._tls(step, alpn)).sock
         if sock is None:
             return None
-        options = prepare_sender(sock, step.most_mbps) if step.direction == "up" else None
         try:
             sock.settimeout(step.tls_timeout_s)
             sock.sendall(step.hello(local_address(sock)))
-            if step.direction == "down":
-                return _calibrate_down(sock, self._view, step)
-            return _calibrate_up(sock, self._view, step.duration_s, _sleep_pace(options, step.most_mbps))
+            return calibrate(sock, self._view, step, Watcher(ping, smallest_ms))
         except OSError:
             return None
         finally:
@@ -381,36 +384,3 @@ def _ending(sock: socket.socket, error: Exception, clock: _Clock) -> Failure | N
         return None
     failure = classify(error, during="transfer")
     return "connection_reset" if failure == "end_of_stream" and was_reset(sock) else failure
-
-
-def _calibrate_down(sock: socket.socket, view: memoryview, step: Calibrate) -> float | None:
-    """Rate over what comes in the second half of the time between first byte and end."""
-    start = last = time.monotonic()
-    sock.settimeout(step.transfer_timeout_s)
-    first: float | None = None
-    counted, since = 0, start
-    try:
-        while (got := sock.recv_into(view)) and last < start + step.transfer_timeout_s:
-            last = time.monotonic()
-            if first is None:
-                first, since = last, last + step.duration_s / 2
-            if last >= since:
-                counted += got
-    except OSError:
-        pass  # the reset that ends it
-    if first is None or last - first < step.duration_s * 0.6:
-        return None
-    return counted * 8 / (last - since) / 1e6
-
-
-def _calibrate_up(sock: socket.socket, view: memoryview, duration_s: float, sleep_mbps: float) -> float | None:
-    """Rate at which the peer acknowledged in the second half; what the kernel took where it tells no more."""
-    first, second = _Moved(), _Moved()
-    start = time.monotonic()
-    _send(sock, view, first, _Clock(start, duration_s, start + duration_s / 2), sleep_mbps)
-    since, before = time.monotonic(), tcp_info(sock)
-    if first.failure is None:
-        _send(sock, view, second, _Clock(since, duration_s / 2, start + duration_s), sleep_mbps)
-    spent, after = time.monotonic() - since, tcp_info(sock)
-    moved = after.acked_bytes - before.acked_bytes if before and after else second.bytes
-    return moved * 8 / spent / 1e6 if moved > 0 and spent > duration_s / 4 else None
