@@ -3,7 +3,7 @@
 
 Who the collector is, TLS says at the enrolment; its key is kept from then on, and only plans that this key signed are
 followed. An enrolment names the collector that it is meant for, so that nobody can hand it on elsewhere. Nothing about
-this device is sent before the volunteer agreed. Spec: spec/enrolment.md.
+this device is sent before the volunteer agreed. Spec: spec/volunteer.md; spec/enrolment.md.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ plans must not hold a weapon, so beside the signature there are limits of our ow
 - weights sum to at most 1, else the promise about false alarms would not hold (spec/statistics.md).
 
 A refused plan never takes the place of a good one, and an expired one is followed no longer.
-Spec: spec/enrolment.md, section "Plans", and spec/records.md, section "Plan".
+Spec: spec/volunteer.md, section "Plans that a probe follows"; spec/records.md, section "Plan".
 """
 
 from __future__ import annotations

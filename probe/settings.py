@@ -4,7 +4,7 @@
 One flat JSON object. OpenWrt's configuration knows only texts, so every value may be one ("12", "1", "yes"), and an
 empty text means "not told". A wrong value is told in a sentence that begins with its key, takes its default, and the
 rest goes on: a probe that nobody looks at must not stop because of a misspelt tariff.
-Spec: spec/probe.md, section "Settings".
+Spec: spec/volunteer.md, section "Settings".
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """`evenlane probe enrol` and `evenlane probe leave`: what a volunteer is asked, and what is told afterwards.
 
 On a terminal it is a conversation in the volunteer's language; elsewhere each answer is an option, and the version of
-the consent text stands for having read it. Spec: spec/enrolment.md.
+the consent text stands for having read it. Spec: spec/volunteer.md.
 """
 
 from __future__ import annotations

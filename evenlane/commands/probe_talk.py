@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: EUPL-1.2
 """A conversation on a terminal: sentences in the volunteer's language, questions that Enter skips.
 
-Spec: spec/enrolment.md, section "Consent".
+Spec: spec/volunteer.md, section "Consent".
 """
 
 from __future__ import annotations

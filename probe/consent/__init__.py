@@ -3,7 +3,7 @@
 
 The texts have one version, the day on which they were written: an enrolment names it, so that it can be shown later
 what a volunteer agreed to. Whoever changes a text gives all four a new version and tells collectors to ask for it
-(Regulation (EU) 2016/679, Articles 7 and 13). Spec: spec/enrolment.md, section "Consent".
+(Regulation (EU) 2016/679, Articles 7 and 13). Spec: spec/volunteer.md, section "Consent".
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: EUPL-1.2
 """The sentences of joining and leaving, in four languages, as data (sentences.toml).
 
-Spec: spec/enrolment.md, section "Consent".
+Spec: spec/volunteer.md, section "Consent".
 """
 
 from __future__ import annotations

@@ -231,8 +231,13 @@ def test_the_text_is_shown_without_anything_being_sent(site: Site, tmp_path: Pat
 def test_leaving_erases_there_and_here(site: Site, tmp_path: Path) -> None:
     state = tmp_path / "state"
     key = json.loads(enrol(site, state, "--yes", VERSION, "--brand", "Example", "--json").stdout)["probe"]
-    for name in ("life", "budget.json", "turn.json", "spool/000000000001-a.jsonl", "spool/aside/half.jsonl"):
-        (state / name).parent.mkdir(exist_ok=True)
+    # A turn within quiet hours, so that it leaves everything that a turn leaves and measures nothing.
+    (state / "settings.json").write_text('{"quiet_hours": "00:00-24:00"}')
+    turned = probe("once", "--state", str(state), "--json")
+    assert json.loads(turned.stdout)["reason"] == "quiet_hours", turned.stderr
+    assert {"turn.json", "schedule.json"} <= kept(state)
+    for name in ("budget.json", "last.json", "spool/000000000001-a.jsonl", "spool/bad/half.jsonl"):
+        (state / name).parent.mkdir(parents=True, exist_ok=True)
         (state / name).write_text("x")
     asked = probe("leave", "--state", str(state))
     assert (asked.returncode, asked.stderr) == (2, "evenlane: nobody can be asked here: say --yes\n")

@@ -216,6 +216,12 @@ def test_any_bytes_are_settings_or_problems(raw: bytes) -> None:
     assert settings_of(plain_settings(settings)) == (settings, ())
 
 
+def test_the_specification_lists_every_setting() -> None:
+    text = (Path(__file__).parents[2] / "spec" / "volunteer.md").read_text(encoding="utf-8")
+    table = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert sorted(name.strip(" `") for cell in table for name in cell.split(",")) == sorted(NAMES)
+
+
 # -- quiet hours ------------------------------------------------------------------------------------------------
 
 
