@@ -418,10 +418,10 @@ def test_erasing_touches_nothing_that_is_not_ours(tmp_path: Path) -> None:
 # -- texts ------------------------------------------------------------------------------------------------------
 
 TEXTS = {
-    "en": "ae407c4d9a880d7ffc515fb594633325db767a422054524368392bd3330fc2cc",
-    "nl": "c4e157614b2ef6171c591500fb8dd03e244c76d75159316786db9dc5b9bef6ff",
-    "fr": "57e6da6d32ef210f12ccad6a5e69f3443f572a88c5bc6c985db77b59c1da3e1a",
-    "de": "089a0e8eec8cf15ad5cc0d256e02a8028de21a5ee001c774768575cc1dbd0723",
+    "en": "9d5fa3a0a9f1ccd9cec83cc361b17eaf574ae06bd98a7913acb1c52e4107e167",
+    "nl": "4239cfc9c7cdd977d90b050b5cf8bc8f4de92f2f35f55eed6190bc483586e069",
+    "fr": "791bafdfea532d765ab60d6be8732ac914d6a92f2dff1660c50c0e3558311320",
+    "de": "eecf97dc6a108846dcffb9bdb4345825f17312af7a60ef5a5694cc405ca96cc6",
 }
 """SHA-256 of each text of this version: who changes one gives all four a new version (Regulation (EU) 2016/679,
 Article 7: what somebody agreed to must be shown later)."""
@@ -451,7 +451,7 @@ def test_the_text_says_what_must_be_said(language: Any) -> None:
         assert told in text, told
     assert re.search(r"6\(1\)\(a\)|6, lid 1, onder a|6, paragraphe 1, point a|6 Absatz 1 Buchstabe a", text)
     assert "{" not in text
-    assert 250 <= len(re.findall(r"[\w’-]+", text)) <= 380
+    assert 250 <= len(re.findall(r"[\w’-]+", text)) <= 420
     assert len([line for line in text.splitlines() if line.isupper()]) == 7
 
 
