@@ -20,13 +20,13 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-ENTRIES = ("evenlane.cli", "evenlane.commands.probe")
+ENTRIES = ("evenlane.cli", "evenlane.commands.probe", "probe.agent")
 ROOMS = ("probe", "analysis", "evenlane")
 NEVER = ("probe.reflector", "probe.packet")
 DATA = (".toml", ".txt")
 ARCHIVE = "code.zip"
-PLAIN = frozenset({"evenlane.cli", "evenlane.extras"})
-"""What every process loads anyway is not worth unpacking."""
+PLAIN = frozenset({"evenlane.cli", "evenlane.extras", "probe.agent"})
+"""What every process loads anyway is not worth unpacking, and the agent is started by its file."""
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*)*")
 
