@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import pty
@@ -310,6 +311,7 @@ class Terminal:
 
     def __init__(self, *options: str, language: str) -> None:
         self.text = ""
+        self._letters = codecs.getincrementaldecoder("utf-8")()
         self.pid, self.handle = pty.fork()
         if self.pid == 0:
             os.execve(PROBE[0], [*PROBE, *options], QUIET | {"LANG": f"{language}.UTF-8"})  # noqa: S606
@@ -340,7 +342,7 @@ class Terminal:
             chunk = os.read(self.handle, 65_536) if ready else b""
         except OSError:  # Linux's way of telling the end of a pseudo-terminal
             chunk = b""
-        self.text += chunk.decode()
+        self.text += self._letters.decode(chunk)
         return bool(chunk)
 
     def end(self) -> int:
