@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from probe.settings import Language, Settings
     from probe.state import State
 
+_MOST_URL: Final = 512
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _ANSWERS: Final = (
     ("brand", "NAME", "the operator on the bill"),
@@ -119,6 +120,8 @@ def _join(args: argparse.Namespace) -> int:
     collector = args.collector or settings.collector or _former(state)
     if collector is None:
         raise _Wrong("name the collector with --collector URL")
+    if len(collector) > _MOST_URL:
+        raise _Wrong(f"the collector's address is longer than {_MOST_URL} characters")
     for problem in problems:
         print(f"evenlane: {problem}", file=sys.stderr)
     found = about(collector_url(collector))
@@ -138,10 +141,11 @@ def _join(args: argparse.Namespace) -> int:
             talk.tell("declined")
             return 1
         settings = asked
-    joined = _send(args, state, collector, found, replace(settings, language=language))
+    settings = replace(settings, language=language, collector=collector)
+    joined = _send(args, state, collector, found, settings)
     if args.settings is None:
         try:
-            _keep_settings(state, replace(settings, language=language))
+            _keep_settings(state, settings)
         except OSError as error:
             raise StateError(f"{state.directory}/settings.json cannot be written ({error.strerror})") from None
     return _tell_joined(args, talk, joined, settings, problems)

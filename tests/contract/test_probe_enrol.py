@@ -136,6 +136,7 @@ def test_joining_and_renewing_with_options_alone(site: Site, tmp_path: Path) -> 
     }
     settings = json.loads((state / "settings.json").read_text())
     assert settings == {
+        "collector": site.url,
         "brand": "Example",
         "contract_down_mbps": 100.0,
         "declared_position": "router",
@@ -152,6 +153,7 @@ def test_joining_and_renewing_with_options_alone(site: Site, tmp_path: Path) -> 
     assert "at most 90\u00a0MB a day" in renewed.stdout
     settings = json.loads((state / "settings.json").read_text())
     assert settings == {
+        "collector": site.url,
         "tariff": "L",
         "daily_mb": 90,
         "contract_down_mbps": 100.0,
@@ -201,6 +203,7 @@ def test_what_keeps_a_device_from_joining_is_one_sentence(
     ("collector", "code", "words"),
     [
         ("http://collector.example", 2, "would travel unencrypted"),
+        ("https://a.example/" + "a" * 500, 2, "longer than 512 characters"),
         ("http://127.0.0.1:1", 3, "cannot be reached (connection refused)"),
     ],
 )
@@ -373,6 +376,7 @@ def test_a_conversation_in_dutch(site: Site, tmp_path: Path) -> None:
     talk.expect("evenlane probe leave")
     assert talk.end() == 0
     assert json.loads((state / "settings.json").read_text()) == {
+        "collector": site.url,
         "brand": "Voorbeeld Telecom",
         "contract_down_mbps": 12.5,
         "declared_position": "behind_router",
@@ -399,6 +403,7 @@ def test_a_conversation_in_dutch(site: Site, tmp_path: Path) -> None:
     talk.expect("bijgewerkt")
     assert talk.end() == 0
     assert json.loads((state / "settings.json").read_text()) == {
+        "collector": site.url,
         "tariff": "Basis",
         "contract_down_mbps": 12.5,
         "declared_position": "router",
