@@ -23,9 +23,6 @@ CONSENT: Final = "2026-11-23"
 MAX_WISH_BYTES: Final = 64 * 1024
 MAX_WISH_AGE_MS: Final = 24 * 3_600_000
 """An older wish may be somebody else's copy of it."""
-MARGIN_MS: Final = 3_600_000
-RETURN_MS: Final = MAX_WISH_AGE_MS + MAX_AHEAD_MS + MARGIN_MS
-"""So long after a leave an enrolment may arrive that was signed before it; pairs can still become complete."""
 Who = Literal["open", "token", "closed"]
 Status = Literal["enrolled", "known"]
 
@@ -194,6 +191,11 @@ def _against(text: str, token: Token | None, now_ms: int) -> str:
 
 
 # Leaving
+
+
+SUPERSEDED: Final = Rejection(
+    status=409, reason="superseded", detail="this probe has enrolled since it signed this: sign a new one"
+)
 
 
 def superseded(wish: Wish, member: Member | None) -> bool:

@@ -10,18 +10,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from analysis.plan import DEFAULT_PLAN, HypothesisPlan
 from analysis.rules import RULES, Rules
 from collector.config import Config
+from collector.enrolment import SUPERSEDED, Wish, superseded
+from collector.intake import Rejection
+from collector.leaving import kept_of
+from collector.members import Departed
 from collector.mind import Mind
 from collector.publishing import Published, Publisher
-from collector.store.base import Book
+from collector.store.base import Book, KeptSession, Session
 from collector.store.rows import encode
 from collector.taking import Taken, take
+from probe.wire.envelope import encode as encode_key
 
 LATEST_MS: Final = 60_000
 """After so long past hours are written again even while more sessions wait."""
@@ -68,6 +75,34 @@ class Judge:
         book.pend_all()
         book.note("rejudging", "yes")
         self._mind = None
+
+    def leave(self, book: Book, wish: Wish, now_ms: int) -> Rejection | None:
+        """Forget a probe: its records go, its pairs stay under a pseudonym. Why not, if not."""
+        roll, probe, at_ms = book.roll, wish.probe, wish.record.at_ms
+        member, before, sessions = roll.member(probe), roll.departed(probe), book.sessions_of(probe)
+        if superseded(wish, member):
+            return SUPERSEDED
+        if member is None and before is not None and before.pseudonym is not None:
+            pseudonym = before.pseudonym  # it said so before
+        else:
+            pseudonym = encode_key(secrets.token_bytes(32))
+        self._mind = None  # it knows the key; what this one learns is written down
+        mind = self._begin(book)
+        kept: dict[Session, KeptSession] = {}
+        for session in sessions:
+            judged = not book.is_pending(session)
+            one = kept_of(book.facts(session), partial(mind.operator_of, book), pseudonym, judged=judged)
+            if one is not None:
+                kept[session] = one
+        book.forget(probe, pseudonym, kept)
+        last_ms = max(at_ms, before.at_ms if before is not None else 0)
+        roll.strike(
+            probe,
+            Departed(at_ms=last_ms, left_ms=now_ms, pseudonym=pseudonym),
+            known=member is not None or bool(sessions),
+        )
+        roll.tidy(now_ms)
+        return None
 
     def step(self, book: Book, now_ms: int, most: int = 20) -> Step:
         """Judge at most `most` sessions."""

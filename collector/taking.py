@@ -7,14 +7,16 @@ Spec: spec/api.md, section "Judging"; spec/statistics.md, section "From records 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from analysis import match
+from analysis.match import OperatorOf
 from analysis.pairs import Pair
 from collector.mind import Mind
-from collector.store.base import Book, EnvelopeRow, PairRow, Session
+from collector.store.base import Book, EnvelopeRow, KeptSession, PairRow, Session
 from probe.wire.envelope import read_payload
 from probe.wire.records import Measurement, Origin, PairKind, Receipt, SegmentEnd, Started
 
@@ -51,11 +53,11 @@ class Facts:
         for started in self.started:
             yield started.origin
 
-    def pairs(self, book: Book, mind: Mind) -> Iterator[tuple[Pair, tuple[SegmentEnd, ...]]]:
+    def pairs(self, operator_of: OperatorOf) -> Iterator[tuple[Pair, tuple[SegmentEnd, ...]]]:
         """The session's pairs, each with how its segments ended."""
         known = match.Session(receipt=self.receipt, measurement=self.measurement, started=self.started)
         ends = {p.pair: tuple(s.end for s in p.segments) for p in self.receipt.pairs} if self.receipt else {}
-        for pair in match.pairs_of(known, lambda origin: mind.operator_of(book, origin)):
+        for pair in match.pairs_of(known, operator_of):
             late = self.complete_ms - pair.started_ms > LATE_MS
             yield (replace(pair, lost=True) if late else pair), ends.get(pair.number, ())
 
@@ -81,10 +83,15 @@ def read(rows: list[EnvelopeRow]) -> Facts:
 
 def take(book: Book, mind: Mind, session: Session, taken: Taken) -> None:
     """Compare what is now known of a session with what stood, and replace what differs."""
-    facts = read(book.facts(session))
-    _take_networks(book, mind, session, facts, taken)
+    kept = book.kept(session)
+    if kept is None:
+        facts = read(book.facts(session))
+        networks, pairs = [origin.network for origin in facts.origins()], facts.pairs(partial(mind.operator_of, book))
+    else:  # its probe has left, and its records with it
+        networks, pairs = list(kept.networks), _kept_pairs(book, mind, kept)
+    _take_networks(book, mind, session, networks, taken)
     stood = {row.pair.number: row for row in book.pairs_of(session)}
-    for pair, ends in facts.pairs(book, mind):
+    for pair, ends in pairs:
         taken.fresh[pair.kind] += pair.number not in stood
         _take_pair(
             book,
@@ -97,10 +104,16 @@ def take(book: Book, mind: Mind, session: Session, taken: Taken) -> None:
         _remove(book, mind, row, taken)
 
 
-def _take_networks(book: Book, mind: Mind, session: Session, facts: Facts, taken: Taken) -> None:
-    for origin in facts.origins():
-        book.add_network(origin.network, session.probe)
-        changed = mind.networks.see(origin.network, session.probe)
+def _kept_pairs(book: Book, mind: Mind, kept: KeptSession) -> Iterator[tuple[Pair, tuple[SegmentEnd, ...]]]:
+    for one in kept.pairs:
+        operator, asn = mind.operator_of(book, one.origin)
+        yield replace(one.pair, cell=replace(one.pair.cell, operator=operator, asn=asn)), one.ends
+
+
+def _take_networks(book: Book, mind: Mind, session: Session, networks: Iterable[str], taken: Taken) -> None:
+    for network in networks:
+        book.add_network(network, session.probe)
+        changed = mind.networks.see(network, session.probe)
         if changed is None:
             continue
         component, gone = changed

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from collector.enrolment import Wish
+from collector.intake import Rejection
 from collector.judge import Judge, Step
 from collector.metrics import Metrics
 from collector.store.base import Book, Store, StoreError
@@ -59,6 +61,13 @@ class Worker:
         """Something new has been stored."""
         self._idle.clear()
         self._wake.set()
+
+    async def leave(self, wish: Wish) -> Rejection | None:
+        """Forget a probe, durably. Why not, if not."""
+        now_ms = self._clock_ms()
+        found = await self._write(lambda book: self._judge.leave(book, wish, now_ms))
+        self.wake()
+        return found
 
     async def judged(self) -> None:
         """Wait until everything stored before this call has been judged and published."""

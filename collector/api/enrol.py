@@ -7,7 +7,8 @@ Thin: `collector.enrolment` decides. Spec: spec/enrolment.md.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 from aiohttp import web
@@ -17,14 +18,19 @@ from collector.api.problem import RETRY_S, problem
 from collector.enrolment import CONSENT, MAX_WISH_BYTES, Decision, Wish, decide, token_id
 from collector.enrolment import read as read_wish
 from collector.intake import Rejection
-from collector.keys import CLOCK, CONFIG, IDENTITY, IN_FLIGHT, SHELF, STORE, in_thread
-from collector.store.base import Roll
+from collector.keys import CLOCK, CONFIG, IDENTITY, IN_FLIGHT, LOG, SHELF, STORE, WORKER, in_thread
+from collector.store.base import Roll, StoreError
 from probe.wire.codec import WireError
 from probe.wire.records import Enrolment
 from probe.wire.signing import key_bytes
 
 Answer = Callable[[web.Request, Wish], Awaitable[web.Response]]
 VERSION: Final = 1
+SMALL_BYTES: Final = 64 * 1024 * 1024
+"""A store up to this size is written anew at once when a probe leaves; a larger one within a day."""
+HOUSEKEEPING_S: Final = 3600.0
+DELETED_FOR_MS: Final = 20 * 3_600_000
+"""So that what was deleted is gone from the disk within a day, and the store is written anew once a day at most."""
 
 
 def setup(app: web.Application) -> None:
@@ -32,6 +38,8 @@ def setup(app: web.Application) -> None:
     app.router.add_get("/v1/about", _about)
     app.router.add_get("/v1/plan", _plan)
     app.router.add_post("/v1/enrol", _door("enrolment", _enrol))
+    app.router.add_post("/v1/leave", _door("leave", _leave))
+    app.cleanup_ctx.append(_housekeeping)
 
 
 async def _about(request: web.Request) -> web.Response:
@@ -99,6 +107,45 @@ def refused(rejection: Rejection) -> web.Response:
     """A rejection as an answer."""
     headers = {"Retry-After": str(RETRY_S)} if rejection.status == 503 else {}
     return problem(rejection.status, rejection.reason, rejection.detail, rejection.path, headers=headers)
+
+
+async def _leave(request: web.Request, wish: Wish) -> web.Response:
+    # Shielded, as below; also a probe that nobody knows has left, so that asking twice is asking once.
+    found = await asyncio.shield(request.app[WORKER].leave(wish))
+    if found is not None:
+        return refused(found)
+    await _scrub(request.app, SMALL_BYTES)
+    return web.json_response({"status": "left"})
+
+
+async def _scrub(app: web.Application, most_bytes: int | None = None) -> None:
+    try:
+        await in_thread(app[STORE].scrub, most_bytes)
+    except StoreError as error:
+        app[LOG].warning("the store could not be written anew, which is tried again: %s", error)
+
+
+async def _housekeeping(app: web.Application) -> AsyncIterator[None]:
+    """Once an hour: forget marks whose time is over, and overwrite what was deleted a day ago."""
+
+    async def keep() -> None:
+        while True:
+            now_ms = app[CLOCK]()
+            try:
+                await asyncio.wrap_future(app[STORE].roll(lambda roll, now_ms=now_ms: roll.tidy(now_ms)))
+                deleted_ms = await asyncio.wrap_future(app[STORE].roll(lambda roll: roll.deleted_ms()))
+            except StoreError as error:
+                app[LOG].error("housekeeping waits for an hour: %s", error)
+            else:
+                if deleted_ms is not None and now_ms - deleted_ms >= DELETED_FOR_MS:
+                    await _scrub(app)
+            await asyncio.sleep(HOUSEKEEPING_S)
+
+    task = asyncio.create_task(keep(), name="evenlane-housekeeping")
+    yield
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 async def _enrol(request: web.Request, wish: Wish) -> web.Response:

@@ -23,9 +23,10 @@ from probe.wire.limits import MAX_BODY_BYTES
 
 INLINE_BYTES: Final = 64 * 1024
 """A larger body is read beside the event loop."""
-_CONFLICTS: Final[dict[Stored, str]] = {
-    "conflict": "other bytes are here under this id",
-    "session_measured": "this probe has told of this session before",
+_REFUSALS: Final[dict[Stored, tuple[int, str]]] = {
+    "conflict": (409, "other bytes are here under this id"),
+    "session_measured": (409, "this probe has told of this session before"),
+    "left": (410, "this probe has left since, and nothing is kept of it"),
 }
 
 
@@ -127,9 +128,9 @@ def _results(found: list[EnvelopeRow | Rejection], stored: list[Stored]) -> list
     results: list[Result] = []
     for one in found:
         answer = next(answers) if isinstance(one, EnvelopeRow) else None
-        if isinstance(one, EnvelopeRow) and answer in _CONFLICTS:
-            detail = _CONFLICTS[answer]
-            results.append((Rejection(status=409, reason=answer, detail=detail, id=one.ident, kind=one.kind), None))
+        if isinstance(one, EnvelopeRow) and answer in _REFUSALS:
+            status, detail = _REFUSALS[answer]
+            results.append((Rejection(status=status, reason=answer, detail=detail, id=one.ident, kind=one.kind), None))
         else:
             results.append((one, answer))
     return results

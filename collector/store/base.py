@@ -8,7 +8,7 @@ Spec: spec/api.md, section "Durability".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
@@ -27,10 +27,10 @@ from collector.model import (
     OperatorView,
     OutboxRow,
 )
-from probe.wire.records import Access, Direction, Effect, PairKind, SegmentEnd
+from probe.wire.records import Access, Direction, Effect, Origin, PairKind, SegmentEnd
 
 Kind = Literal["measurement", "receipt", "started"]
-Stored = Literal["accepted", "duplicate", "conflict", "session_measured"]
+Stored = Literal["accepted", "duplicate", "conflict", "session_measured", "left"]
 T = TypeVar("T")
 
 
@@ -140,6 +140,28 @@ class PairRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptPair:
+    """A pair of a probe that left: facts without key and signature, under a pseudonym."""
+
+    pair: Pair
+    """Its cell is of the day of leaving; judging asks the register again."""
+    ends: tuple[SegmentEnd, ...]
+    origin: Origin
+    """What the register needs to name the operator, without the network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptSession:
+    """What judging needs of a session of a probe that left."""
+
+    pairs: tuple[KeptPair, ...]
+    digests: tuple[str, ...]
+    """SHA-256 (hex) of the payloads that told of it, and are gone: a case's history names its inputs by them."""
+    networks: tuple[str, ...] = ()
+    """Hashes in which the probe was seen, where the session had not been judged before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hypothesis:
     """One cell and effect as the selection of cases sees it (natural logarithms)."""
 
@@ -193,8 +215,57 @@ class Known:
     hypotheses: list[Hypothesis] = field(default_factory=list)
 
 
+class Roll(Protocol):
+    """Who takes part, by which token, and who left lately; within one transaction."""
+
+    def member(self, probe: str) -> Member | None:
+        """A probe that takes part."""
+        ...
+
+    def put_member(self, member: Member) -> None:
+        """Write an entry in place of what stood there."""
+        ...
+
+    def counts(self) -> Enrolled:
+        """How many there are, and how many left so far."""
+        ...
+
+    def tokens(self) -> list[Token]:
+        """Every token, the oldest first."""
+        ...
+
+    def token(self, ident: str) -> Token | None:
+        """One token by its id."""
+        ...
+
+    def put_token(self, token: Token) -> None:
+        """Write a token in place of what stood there."""
+        ...
+
+    def departed(self, probe: str) -> Departed | None:
+        """What is known of a probe that left lately."""
+        ...
+
+    def strike(self, probe: str, departed: Departed, *, known: bool) -> None:
+        """Take a probe off the roll and mark that it left; `known`: something was known of it."""
+        ...
+
+    def tidy(self, now_ms: int) -> None:
+        """Forget pseudonyms and marks whose time is over."""
+        ...
+
+    def deleted_ms(self) -> int | None:
+        """Since when something deleted may have left remains on disk (Unix ms); None: nothing has."""
+        ...
+
+
 class Book(Protocol):
     """What the judge reads and writes, all within the one transaction that it was handed for."""
+
+    @property
+    def roll(self) -> Roll:
+        """Who takes part, in the same transaction."""
+        ...
 
     def known(self) -> Known:
         """Everything that the judge keeps in memory between transactions."""
@@ -214,6 +285,22 @@ class Book(Protocol):
 
     def facts(self, session: Session) -> list[EnvelopeRow]:
         """What is known of a session, in the order of arrival."""
+        ...
+
+    def kept(self, session: Session) -> KeptSession | None:
+        """What is kept of a session of a probe that left."""
+        ...
+
+    def sessions_of(self, probe: str) -> list[Session]:
+        """Every session that a record tells of."""
+        ...
+
+    def is_pending(self, session: Session) -> bool:
+        """Whether something new is known about a session."""
+        ...
+
+    def forget(self, probe: str, pseudonym: str, kept: Mapping[Session, KeptSession]) -> None:
+        """Put a pseudonym in place of a probe's key everywhere, and `kept` in place of its records."""
         ...
 
     def digests(self, cell: int) -> list[str]:
@@ -341,38 +428,6 @@ class Book(Protocol):
         ...
 
 
-class Roll(Protocol):
-    """Who takes part, by which token, and who left lately; within one transaction."""
-
-    def member(self, probe: str) -> Member | None:
-        """A probe that takes part."""
-        ...
-
-    def put_member(self, member: Member) -> None:
-        """Write an entry in place of what stood there."""
-        ...
-
-    def counts(self) -> Enrolled:
-        """How many there are, and how many left so far."""
-        ...
-
-    def tokens(self) -> list[Token]:
-        """Every token, the oldest first."""
-        ...
-
-    def token(self, ident: str) -> Token | None:
-        """One token by its id."""
-        ...
-
-    def put_token(self, token: Token) -> None:
-        """Write a token in place of what stood there."""
-        ...
-
-    def departed(self, probe: str) -> Departed | None:
-        """What is known of a probe that left lately."""
-        ...
-
-
 class Store(Reader, Outbox, Protocol):
     """The whole of it."""
 
@@ -398,6 +453,13 @@ class Store(Reader, Outbox, Protocol):
 
     def waiting(self) -> int:
         """How many sessions wait to be judged."""
+        ...
+
+    def scrub(self, most_bytes: int | None = None) -> bool:
+        """See to it that what was deleted is nowhere on disk; False where that is still to be done.
+
+        It takes time where the store is large; one larger than `most_bytes` is left alone.
+        """
         ...
 
     def check(self) -> None:

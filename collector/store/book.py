@@ -10,11 +10,12 @@ import json
 import random
 import secrets
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from analysis.cases import Case
 from collector.model import CaseEvent, CellView, OperatorView
+from collector.store import leave
 from collector.store.base import (
     CaseNumbers,
     CaseRow,
@@ -22,8 +23,10 @@ from collector.store.base import (
     EnvelopeRow,
     HourRow,
     Hypothesis,
+    KeptSession,
     Known,
     PairRow,
+    Roll,
     Session,
 )
 from collector.store.rows import decode, encode
@@ -37,8 +40,9 @@ LABELS = 10**9
 class SqliteBook:
     """Reads and writes of one transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, rng: random.Random | None = None) -> None:
+    def __init__(self, connection: sqlite3.Connection, roll: Roll, rng: random.Random | None = None) -> None:
         self._db = connection
+        self.roll = roll
         self._rng = rng or secrets.SystemRandom()
 
     # What is known, what waits
@@ -81,6 +85,9 @@ class SqliteBook:
             "INSERT OR IGNORE INTO pending (reflector, session, probe)"
             " SELECT reflector, session, probe FROM envelope GROUP BY reflector, session, probe ORDER BY min(seq)"
         )
+        self._db.execute(
+            "INSERT OR IGNORE INTO pending (reflector, session, probe) SELECT reflector, session, probe FROM kept"
+        )
 
     def facts(self, session: Session) -> list[EnvelopeRow]:
         """What is known of a session, in the order of arrival."""
@@ -109,10 +116,43 @@ class SqliteBook:
         """SHA-256 (hex) of every payload that tells of a session with pairs in the cell."""
         found = self._db.execute(
             "SELECT DISTINCT hex(e.digest) FROM (SELECT DISTINCT reflector, session, probe FROM pair WHERE cell = ?) p"
-            " JOIN envelope e ON e.reflector = p.reflector AND e.session = p.session AND e.probe = p.probe",
-            (cell,),
+            " JOIN envelope e ON e.reflector = p.reflector AND e.session = p.session AND e.probe = p.probe"
+            " UNION SELECT d.value FROM (SELECT DISTINCT reflector, session, probe FROM pair WHERE cell = ?) p"
+            " JOIN kept k ON k.reflector = p.reflector AND k.session = p.session AND k.probe = p.probe,"
+            " json_each(k.body, '$.digests') d",
+            (cell, cell),
         )
         return [digest.lower() for (digest,) in found]
+
+    # Probes that leave
+
+    def kept(self, session: Session) -> KeptSession | None:
+        """What is kept of a session of a probe that left."""
+        return leave.kept(self._db, session)
+
+    def sessions_of(self, probe: str) -> list[Session]:
+        """Every session that a record tells of."""
+        return leave.sessions_of(self._db, probe)
+
+    def is_pending(self, session: Session) -> bool:
+        """Whether something new is known about a session."""
+        found = self._db.execute(
+            "SELECT 1 FROM pending WHERE reflector = ? AND session = ? AND probe = ?",
+            (session.reflector, session.session, session.probe),
+        )
+        return found.fetchone() is not None
+
+    def forget(self, probe: str, pseudonym: str, kept: Mapping[Session, KeptSession]) -> None:
+        """Put a pseudonym in place of a probe's key everywhere, and `kept` in place of its records."""
+        leave.forget(self._db, probe, pseudonym, kept)
+        before = self._db.execute("SELECT component FROM probe_component WHERE probe = ?", (probe,)).fetchone()
+        if before is None:
+            return
+        found = self._db.execute("SELECT probe FROM probe_component WHERE component = ?", before)
+        members = {member for (member,) in found} - {probe} | {pseudonym}
+        self._db.execute("DELETE FROM probe_component WHERE probe = ?", (probe,))
+        name = min(members)  # as collector.register names it
+        self.put_component(name, members, {before[0]} - {name})
 
     # Pairs
 

@@ -8,9 +8,20 @@ from __future__ import annotations
 
 import hmac
 import sqlite3
+from typing import Final
 
 from collector.members import Departed, Member, Token
 from collector.store.base import Enrolled
+
+RETURN_MS: Final = 24 * 3_600_000 + 10 * 60_000 + 3_600_000
+"""So long after a leave an enrolment may arrive that was signed before it (24 hours old, 10 minutes ahead, and a
+margin), and pairs can become complete: until then the mark tells the pseudonym."""
+GONE_MS: Final = 90 * 86_400_000 + RETURN_MS
+"""So long records of before a leave may arrive (spec/api.md: 90 days): until then the mark keeps them out."""
+DELETED: Final = "deleted_ms"
+"""The note that says since when something deleted may have left remains in the file."""
+MOST_MARKS: Final = 100_000
+"""Of strangers who leave; whoever took part has a mark in any case."""
 
 
 class SqliteRoll:
@@ -80,6 +91,34 @@ class SqliteRoll:
         )
 
     # Those who left
+
+    def strike(self, probe: str, departed: Departed, *, known: bool) -> None:
+        """Take a probe off the roll and mark that it left; `known`: something was known of it."""
+        self._db.execute("DELETE FROM enrolment WHERE probe = ?", (probe,))
+        if known:
+            self._db.execute(
+                "INSERT INTO meta (name, value) VALUES ('left', '1')"
+                " ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + 1"
+            )
+        elif self._db.execute("SELECT count(*) FROM departed").fetchone()[0] >= MOST_MARKS:
+            return  # strangers who leave are no reason to fill the disk
+        self._db.execute("INSERT OR IGNORE INTO meta (name, value) VALUES (?, ?)", (DELETED, str(departed.left_ms)))
+        self._db.execute(
+            "INSERT OR REPLACE INTO departed (mark, at_ms, left_ms, pseudonym) VALUES (?, ?, ?, ?)",
+            (self.mark(probe), departed.at_ms, departed.left_ms, departed.pseudonym),
+        )
+
+    def tidy(self, now_ms: int) -> None:
+        """Forget pseudonyms and marks whose time is over."""
+        self._db.execute(
+            "UPDATE departed SET pseudonym = NULL WHERE left_ms < ? AND pseudonym IS NOT NULL", (now_ms - RETURN_MS,)
+        )
+        self._db.execute("DELETE FROM departed WHERE left_ms < ?", (now_ms - GONE_MS,))
+
+    def deleted_ms(self) -> int | None:
+        """Since when something deleted may have left remains on disk (Unix ms); None: nothing has."""
+        found = self._db.execute("SELECT value FROM meta WHERE name = ?", (DELETED,)).fetchone()
+        return None if found is None else int(found[0])
 
     def departed(self, probe: str) -> Departed | None:
         """What is known of a probe that left lately."""

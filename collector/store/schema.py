@@ -204,6 +204,9 @@ CREATE TABLE kept (                  -- what judging needs of the sessions of pr
 MIGRATIONS: Final = (_FIRST, _SECOND, _THIRD)
 """Step n makes version n of version n - 1. Steps are added, never changed."""
 
+SECURE_SINCE: Final = 3
+"""Files of this version on hold no remains of what was deleted."""
+
 
 def check_version(connection: sqlite3.Connection) -> int:
     """The file's version. Raises StoreError for one that is newer than this program."""
@@ -218,3 +221,6 @@ def migrate(connection: sqlite3.Connection) -> None:
     version = check_version(connection)
     for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
         connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+    if 0 < version < SECURE_SINCE:
+        # Older programs only unlinked what they deleted.
+        connection.execute("VACUUM")

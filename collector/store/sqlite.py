@@ -31,7 +31,8 @@ from collector.model import (
 from collector.store import reading
 from collector.store.base import Book, Enrolled, EnvelopeRow, Roll, Stored, StoreError
 from collector.store.book import SqliteBook, operators
-from collector.store.roll import SqliteRoll
+from collector.store.leave import too_late
+from collector.store.roll import DELETED, SqliteRoll
 from collector.store.rows import decode
 from collector.store.schema import check_version, migrate
 from collector.store.writer import Writer
@@ -74,6 +75,8 @@ class SqliteStore:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        # What a probe takes back is overwritten, not only unlinked; `scrub` does the same for the log.
+        connection.execute("PRAGMA secure_delete = ON")
         return connection
 
     @contextmanager
@@ -102,11 +105,18 @@ class SqliteStore:
 
     def add(self, rows: Sequence[EnvelopeRow]) -> Future[list[Stored]]:
         """Keep envelopes; the future is done when they are durable, with one answer per row in order."""
-        return self._writer.submit(lambda connection: [_insert(connection, row) for row in rows])
+
+        def keep(connection: sqlite3.Connection) -> list[Stored]:
+            roll = SqliteRoll(connection, self._secret)
+            return [_insert(connection, roll, row) for row in rows]
+
+        return self._writer.submit(keep)
 
     def write(self, work: Callable[[Book], T]) -> Future[T]:
         """Run `work(book)` in the writer, all of it or nothing; done when durable."""
-        return self._writer.submit(lambda connection: work(SqliteBook(connection)))
+        return self._writer.submit(
+            lambda connection: work(SqliteBook(connection, SqliteRoll(connection, self._secret)))
+        )
 
     def roll(self, work: Callable[[Roll], T]) -> Future[T]:
         """Run `work(roll)` in the writer, all of it or nothing; done when durable."""
@@ -184,6 +194,27 @@ class SqliteStore:
 
     # Life
 
+    def scrub(self, most_bytes: int | None = None) -> bool:
+        """See to it that what was deleted is nowhere on disk; False where that is still to be done.
+
+        Deleted cells are overwritten (secure_delete), but pages may hold remains of what was moved about in them, and
+        the log the pages as they were. Writing the file anew costs a time that grows with it, in which uploads wait:
+        it is not done where the file is larger than `most_bytes`.
+        """
+
+        def clear(connection: sqlite3.Connection) -> bool:
+            if connection.execute("SELECT 1 FROM meta WHERE name = ?", (DELETED,)).fetchone() is None:
+                return True
+            if most_bytes is not None and self._path.stat().st_size > most_bytes:
+                return False
+            connection.execute("VACUUM")
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not busy:
+                connection.execute("DELETE FROM meta WHERE name = ?", (DELETED,))
+            return not busy
+
+        return bool(self._writer.submit(clear, alone=True).result())
+
     def check(self) -> None:
         """Raise StoreError unless the store can be read and written now."""
         try:
@@ -237,7 +268,10 @@ def _claim(directory: Path) -> int:
     return handle
 
 
-def _insert(connection: sqlite3.Connection, row: EnvelopeRow) -> Stored:
+def _insert(connection: sqlite3.Connection, roll: Roll, row: EnvelopeRow) -> Stored:
+    late = too_late(connection, roll, row)
+    if late is not None:
+        return late
     found = connection.execute(
         "SELECT digest FROM envelope WHERE signer = ? AND kind = ? AND ident = ?", (row.signer, row.kind, row.ident)
     ).fetchone()

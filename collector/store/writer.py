@@ -12,6 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass
 from typing import Any, Final
 
 from collector.store.base import StoreError
@@ -20,11 +21,18 @@ Work = Callable[[sqlite3.Connection], Any]
 MOST_IN_A_COMMIT: Final = 256
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    work: Work
+    future: Future[Any]
+    alone: bool
+
+
 class Writer:
     """Owns the only connection that writes. `submit` may be called from any thread."""
 
     def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
-        self._queue: queue.SimpleQueue[tuple[Work, Future[Any]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
         self._connect = connect
@@ -33,14 +41,17 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="evenlane-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Work) -> Future[Any]:
-        """Queue `work(connection)`; the future holds its result once the commit is durable."""
-        future: Future[Any] = Future()
+    def submit(self, work: Work, *, alone: bool = False) -> Future[Any]:
+        """Queue `work(connection)`; the future holds its result once the commit is durable.
+
+        `alone`: outside any transaction, for what cannot be done within one.
+        """
+        job = _Job(work, Future(), alone)
         with self._closing:
             if self._closed:
                 raise StoreError("the store is closed")
-            self._queue.put((work, future))
-        return future
+            self._queue.put(job)
+        return job.future
 
     def close(self) -> None:
         """Do what is queued, then stop."""
@@ -53,37 +64,39 @@ class Writer:
     def _run(self) -> None:
         connection = self._connect()
         try:
-            while (item := self._queue.get()) is not None:
-                batch, last = [item], False
-                while len(batch) < MOST_IN_A_COMMIT and not last:
+            following: list[_Job | None] = []
+            while (job := following.pop() if following else self._queue.get()) is not None:
+                if job.alone:
+                    _alone(connection, job)
+                    continue
+                batch = [job]
+                while len(batch) < MOST_IN_A_COMMIT and not following:
                     try:
-                        following = self._queue.get_nowait()
+                        waiting = self._queue.get_nowait()
                     except queue.Empty:
                         break
-                    if following is None:
-                        last = True
+                    if waiting is None or waiting.alone:
+                        following.append(waiting)
                     else:
-                        batch.append(following)
+                        batch.append(waiting)
                 self._commit(connection, batch)
-                if last:
-                    break
         finally:
             connection.close()
 
-    def _commit(self, connection: sqlite3.Connection, batch: list[tuple[Work, Future[Any]]]) -> None:
+    def _commit(self, connection: sqlite3.Connection, batch: list[_Job]) -> None:
         done: list[tuple[Future[Any], Any]] = []
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for work, future in batch:
-                if future.set_running_or_notify_cancel():
-                    self._attempt(connection, work, future, done)
+            for job in batch:
+                if job.future.set_running_or_notify_cancel():
+                    self._attempt(connection, job.work, job.future, done)
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             # A full disk, say: nobody in this batch may be told that it was kept.
-            for _, future in batch:
-                _fail(future, StoreError(f"the store cannot be written ({error})"))
+            for job in batch:
+                _fail(job.future, StoreError(f"the store cannot be written ({error})"))
             return
         self.commits += 1
         for future, result in done:
@@ -105,6 +118,17 @@ class Writer:
             return
         connection.execute("RELEASE work")
         done.append((future, result))
+
+
+def _alone(connection: sqlite3.Connection, job: _Job) -> None:
+    if not job.future.set_running_or_notify_cancel():
+        return
+    try:
+        result = job.work(connection)
+    except sqlite3.Error as error:
+        _fail(job.future, StoreError(f"the store cannot be written ({error})"))
+        return
+    job.future.set_result(result)
 
 
 def _fail(future: Future[Any], error: StoreError) -> None:

@@ -3,85 +3,24 @@
 
 import dataclasses
 import gzip
+import importlib.util
 import json
-import random
 import re
-from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
 
-from collector.app import create_app
-from collector.config import Config
-from collector.enrolment import CONSENT, MAX_WISH_AGE_MS, MAX_WISH_BYTES, new_token
-from collector.keys import IDENTITY, STORE
+from collector.enrolment import CONSENT, MAX_WISH_AGE_MS, MAX_WISH_BYTES
+from collector.keys import STORE
 from collector.plans import Shelf
 from collector.rehearsal import signer
 from probe.wire.envelope import from_json, open_record, seal, to_json, to_line
-from probe.wire.records import Enrolment, Leave, Plan, PlannedNettest, PlannedReflector
+from probe.wire.records import Leave
 
-NOW = 1_790_002_800_000
-DAY_MS = 86_400_000
-JSON = "application/json"
-
-
-class Site:
-    """A running collector and a client; `now` may be moved."""
-
-    def __init__(self, client, app, clock, data):
-        self.client, self.app, self.clock, self.data = client, app, clock, data
-        self.rng = random.Random(5)
-        self.probe = signer(self.rng)
-        self.identity = app[IDENTITY]
-
-    def wish(self, who=None, *, of=Enrolment, **told):
-        fields = {"collector": self.identity.key_id, "at_ms": self.clock[0], "v": 1}
-        fields |= {"type": "enrolment", "consent": CONSENT} if of is Enrolment else {"type": "leave"}
-        return seal(of(**fields | told), who or self.probe)
-
-    async def post(self, door, body, kind=JSON, **headers):
-        if not isinstance(body, bytes):
-            body = json.dumps(to_json(body)).encode()
-        sent = {"Content-Type": kind, **headers}
-        async with self.client.post(f"/v1/{door}", data=body, headers=sent) as answer:
-            return answer.status, await answer.json(content_type=None)
-
-    async def enrol(self, who=None, **told):
-        return await self.post("enrol", self.wish(who, **told))
-
-    async def plan(self, probe=None, **headers):
-        path = f"/v1/plan?probe={probe or self.probe.key_id}"
-        async with self.client.get(path, headers=headers) as answer:
-            text = await answer.text()
-            return answer.status, answer.headers, json.loads(text) if text else None
-
-    def token(self, **options):
-        told = {"uses": 1, "days": None, "now_ms": self.clock[0], **options}
-        text, token = new_token("the library", drawn=self.rng.randbytes(36), **told)
-        self.app[STORE].roll(lambda roll: roll.put_token(token)).result()
-        return text
-
-    def plan_of(self, version, **options):
-        plan = Plan(
-            type="plan",
-            v=1,
-            version=version,
-            issued_ms=self.clock[0],
-            expires_ms=self.clock[0] + 14 * DAY_MS,
-            reflectors=(PlannedReflector(url="https://r1.example:4443", key=self.probe.key_id),),
-            nettests=(PlannedNettest(nettest="differential", apps=("youtube",)),),
-            weights=(),
-        )
-        return dataclasses.replace(plan, **options)
-
-
-@asynccontextmanager
-async def running(directory, **options):
-    clock = [NOW]
-    config = Config(**{"data": directory, "name": "Measuring Club", "contact": "club@example.org", **options})
-    app = create_app(config, clock_ms=lambda: clock[0])
-    async with TestClient(TestServer(app)) as client:
-        yield Site(client, app, clock, directory)
+_spec = importlib.util.spec_from_file_location("enrol_site", Path(__file__).with_name("enrol_site.py"))
+enrol_site = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(enrol_site)
+running, NOW, DAY_MS = enrol_site.running, enrol_site.NOW, enrol_site.DAY_MS
 
 
 @pytest.fixture
