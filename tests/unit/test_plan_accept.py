@@ -269,6 +269,16 @@ def test_any_answer_of_a_collector_is_data(status: int, body: bytes) -> None:
     assert found.detail.isprintable()
 
 
+@given(st.data())
+@settings(max_examples=150)
+def test_one_changed_byte_of_an_answer_changes_no_plan(data: st.DataObject) -> None:
+    body = bytearray(dumps({"envelope": to_json(seal(plan(), COLLECTOR))}))
+    body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    found = judge(read_answer(200, bytes(body)), collector_key=COLLECTOR.key_id, now_ms=NOW)
+    assert found.found is None or found.found.plan == plan()
+    assert found.status in {"failed", "refused"} or found.found is not None
+
+
 # -- answers of a collector -------------------------------------------------------------------------------------
 
 
