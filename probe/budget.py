@@ -109,9 +109,9 @@ class Ledger:
     def settle(self, actual_bytes: int, clock: Clock) -> None:
         """End the session: what it really spent counts, in both directions and with everything."""
         with self._readable_errors():
-            book, owner = self._look(clock)
-            book = settled(book, clock, actual_bytes)
-            if book.left_bytes < 0 or book.left_day != clock.day:
+            before, owner = self._look(clock)
+            book = settled(before, clock, actual_bytes)
+            if book.left_bytes < 0 or (before.open is not None and clock.day not in before.open.days):
                 # It spent more than it might, or on a day that flash does not cover yet.
                 book = replace(book, left_bytes=max(0, book.left_bytes))
                 self._keep_on_flash(book, owner, book.left_bytes, book.left_day or clock.day)

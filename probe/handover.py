@@ -135,7 +135,7 @@ class _Sending:
             if len(batch) > 1:
                 self._most = len(batch) // 2
                 return False
-            done.fates = ("refused",)
+            done.fates, self._most = ("refused",), _BATCH
         self._note(batch, done)
         self._let_go([one for one, fate in zip(batch, done.fates, strict=False) if fate != "later"])
         return True

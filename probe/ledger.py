@@ -185,7 +185,7 @@ def chunk_bytes(book: Book, clock: Clock, budgets: Budgets, cost_bytes: int) -> 
         return 0
     today = budgets.daily_bytes - spent_today(book, clock)
     month = budgets.monthly_bytes - spent_this_month(book, clock)
-    return max(cost_bytes, min(cost_bytes + budgets.daily_bytes // _SHARE, today, month))
+    return max(cost_bytes, min(cost_bytes - (-budgets.daily_bytes // _SHARE), today, month))
 
 
 def reserved(book: Book, clock: Clock, cost_bytes: int) -> Book:

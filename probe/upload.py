@@ -27,10 +27,13 @@ _TIMEOUT_S: Final = 30.0
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _LATER: Final = frozenset({408, 425, 429})
 """Statuses besides 5xx after which the same upload may succeed."""
-_ON_THE_WAY: Final = frozenset(
-    {"not_found", "method_not_allowed", "unsupported_type", "unsupported_encoding", "cut_off", "bad_gzip", "bad_host"}
+_FOR_GOOD: Final = re.compile(
+    "missing|wrong_type|out_of_range|too_long|bad_pattern|not_allowed|not_an_object|too_deep|duplicate_key|not_finite|"
+    "number_too_large|bad_base64|bad_key|unknown_version|unknown_type|wrong_door|future_dated|too_old|"
+    "ends_before_start|duplicate_pair|bad_signature|conflict|session_measured|too_large|too_many|address"
 )
-"""Refusals of a whole body that say something of the address or of the way there, not of the records in it."""
+"""Refusals of a whole body that speak of the records in it. What else is refused is the fault of somebody between:
+a gateway that answers 403 for an hour must not cost a spool. Refusals of single records may have any code."""
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -132,9 +135,7 @@ def _take_refusal(done: Uploaded, answer: Response, plain: dict[str, Any]) -> No
     code = plain.get("error")
     error = code if isinstance(code, str) and _CODE.fullmatch(code) else f"status_{answer.status}"
     done.detail = f"the collector answered {answer.status} ({error})"
-    # Only a collector names its reason. What else answers 403 or 404 stands between us and it, or in its place.
-    is_ours = error == code and error not in _ON_THE_WAY
-    if is_ours and 400 <= answer.status < 500 and answer.status not in _LATER:
+    if _FOR_GOOD.fullmatch(error) and 400 <= answer.status < 500 and answer.status not in _LATER:
         done.rejected.append(error)
     else:
         done.failure = "http_error"
