@@ -42,18 +42,9 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     _add_run(commands)
     probe_enrol.register(commands, _common)
     probe_agent.register(commands)
-    for name, text, func in (
-        ("status", "tell this probe's key and its last run", _status),
-        ("spool", "list or send the records that no collector has yet", _spool),
-        ("doctor", "check what this machine can do", _doctor),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        _common(command, func)
-        if name == "spool":
-            command.add_argument("--collector", metavar="URL", help="send them there, oldest first")
-        if name == "doctor":
-            command.add_argument("--reflector", metavar="URL", help="also try to reach this reflector")
-            command.add_argument("--bind", metavar="ADDR", help="local address to connect from")
+    _add_status(commands)
+    _add_spool(commands)
+    _add_doctor(commands)
 
 
 def _usage(parser: argparse.ArgumentParser) -> int:
@@ -125,6 +116,40 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="on stderr (default: one updating line on a terminal, else a line a pair)",
     )
     _common(run, _run)
+
+
+def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "tell how this probe stands, in plain words"
+    status = commands.add_parser("status", help=text, description=text)
+    status.add_argument(
+        "--language", choices=("en", "nl", "fr", "de"), help="(default: as in the settings, else the terminal's)"
+    )
+    _add_settings(status)
+    _common(status, _status)
+
+
+def _add_spool(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "list, send or clear the records that no collector has yet"
+    spool = commands.add_parser("spool", help=text, description=text)
+    spool.add_argument("--collector", metavar="URL", help="send them there, oldest first")
+    spool.add_argument("--send", action="store_true", help="send them to the collector that this probe works for")
+    spool.add_argument("--clear", action="store_true", help="throw them away unsent (asks first)")
+    spool.add_argument("--yes", action="store_true", help="do not ask")
+    _common(spool, _spool)
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "check everything that a probe needs, and say what to do"
+    doctor = commands.add_parser("doctor", help=text, description=text)
+    doctor.add_argument("--reflector", metavar="URL", help="also try to reach this reflector")
+    doctor.add_argument("--bind", metavar="ADDR", help="local address to connect from")
+    doctor.add_argument("--offline", action="store_true", help="ask nothing of the network")
+    _add_settings(doctor)
+    _common(doctor, _doctor)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--settings", metavar="FILE", type=Path, help="(default: settings.json in the state directory)")
 
 
 def _state(args: argparse.Namespace) -> State:
@@ -343,43 +368,18 @@ def _profile(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from evenlane.commands.probe_about import status, status_lines
-    from evenlane.extras import CannotRun
-    from probe.state import StateError
+    from evenlane.commands.probe_status import run
 
-    try:
-        found = status(_state(args))
-    except StateError as error:
-        raise CannotRun(str(error)) from None
-    print(json.dumps(found) if args.json else "\n".join(status_lines(found)))
-    return 0
+    return run(args)
 
 
 def _spool(args: argparse.Namespace) -> int:
-    from evenlane.commands.probe_about import send_spool, spool_lines, spool_report
-    from evenlane.extras import CannotRun
-    from probe.netio.control import UrlError
-    from probe.upload import collector_url
+    from evenlane.commands.probe_spool import run
 
-    state = _state(args)
-    sent = None
-    if args.collector:
-        try:
-            url = collector_url(args.collector)
-        except UrlError as error:
-            print(f"evenlane: {error}", file=sys.stderr)
-            return 2
-        sent = send_spool(state, url)
-    report = spool_report(state, sent)
-    print(json.dumps(report) if args.json else "\n".join(spool_lines(report)))
-    if sent is not None and sent.failure:
-        raise CannotRun(f"the collector did not take everything ({sent.detail or sent.failure}); try again later")
-    return 0
+    return run(args)
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from evenlane.commands.probe_about import doctor_lines, doctor_report
+    from evenlane.commands.probe_doctor import run
 
-    report = doctor_report(_state(args), args.reflector, args.bind)
-    print(json.dumps(report) if args.json else "\n".join(doctor_lines(report)))
-    return 0 if report["ok"] else 1
+    return run(args)
