@@ -303,8 +303,12 @@ def test_about_is_made_fit_to_be_shown() -> None:
     found = read_about(Answer(status=200, plain=told), "c.example:443")
     assert (found.name, found.contact, found.takes) == ("N   at [address]", "c.example:443", "token")
     assert read_about(Answer(status=200, plain=TOLD | {"enrolment": "later"}), "c").takes == "open"
+    long = read_about(Answer(status=200, plain=TOLD | {"name": "n" * 200, "contact": "c" * 200}), "c")
+    assert (len(long.name), len(long.contact)) == (80, 160)
     with pytest.raises(EnrolError, match="no collector that this program understands"):
         read_about(Answer(status=404, plain=TOLD), "c")
+    with pytest.raises(EnrolError, match=r"cannot be reached: check the address c\.example:443 and try again"):
+        read_about(Answer(failure="dns_failed", detail="the collector cannot be reached"), "c.example:443")
 
 
 @pytest.mark.parametrize(
@@ -312,7 +316,8 @@ def test_about_is_made_fit_to_be_shown() -> None:
     [
         ({"consent": "2026-11-24"}, None, "update evenlane"),
         ({"time_ms": NOW + 600_001}, None, "10 minutes apart: set the clock"),
-        ({"time_ms": NOW - 3 * 86_400_000}, None, "3 days apart: set the clock"),
+        ({"time_ms": NOW - 2879 * 60_000}, None, "2879 minutes apart"),
+        ({"time_ms": NOW - 2 * 86_400_000}, None, "2 days apart: set the clock"),
         ({}, "A" * 43, "not the collector that you named"),
     ],
 )
@@ -418,10 +423,10 @@ def test_erasing_touches_nothing_that_is_not_ours(tmp_path: Path) -> None:
 # -- texts ------------------------------------------------------------------------------------------------------
 
 TEXTS = {
-    "en": "9d5fa3a0a9f1ccd9cec83cc361b17eaf574ae06bd98a7913acb1c52e4107e167",
-    "nl": "4239cfc9c7cdd977d90b050b5cf8bc8f4de92f2f35f55eed6190bc483586e069",
-    "fr": "791bafdfea532d765ab60d6be8732ac914d6a92f2dff1660c50c0e3558311320",
-    "de": "eecf97dc6a108846dcffb9bdb4345825f17312af7a60ef5a5694cc405ca96cc6",
+    "en": "740a511b6d670fef6df6efefd5450530fe76cf61207f8473a7fc6b132d835ded",
+    "nl": "b825fd28d3054384679be04f46cef522d3f1a44597a0649ec10e612e8e1bf01e",
+    "fr": "c095046ac80be7d96e2360dd2da879f6c3e85dc039c67836f72e7c02cec2624c",
+    "de": "d442681ea0d20d809fff15ef0c71551736853c9a3380b432452947a9a2a13e8b",
 }
 """SHA-256 of each text of this version: who changes one gives all four a new version (Regulation (EU) 2016/679,
 Article 7: what somebody agreed to must be shown later)."""
