@@ -20,6 +20,7 @@ from probe.plan import MOST_MONTHLY_MB, ceiling
 from probe.settings import Language, Settings, StandsAt, told_hours, told_speed, told_words
 
 _COLUMNS: Final = 72
+_LINE: Final = 1024
 _TRIES: Final = 5
 """After so many answers that nobody understands a question counts as skipped, and a consent as not given."""
 _PLACES: Final[dict[str, StandsAt]] = {"1": "router", "2": "behind_router", "3": "hotspot"}
@@ -35,9 +36,10 @@ class Talk:
     def __init__(self, language: Language, out: TextIO) -> None:
         self.language: Language = language
         self._out = out
-        if isinstance(out, io.TextIOWrapper):
-            with contextlib.suppress(io.UnsupportedOperation):
-                out.reconfigure(errors="replace")  # a terminal that lacks a letter still shows the rest
+        for stream in (out, sys.stdin):
+            if isinstance(stream, io.TextIOWrapper):
+                with contextlib.suppress(io.UnsupportedOperation):
+                    stream.reconfigure(errors="replace")  # a terminal that lacks a letter still shows the rest
 
     def tell(self, key: str, **places: str) -> None:
         """A sentence of the table."""
@@ -79,7 +81,9 @@ class Talk:
         self._paragraph(question)
         self._out.write("> ")
         self._out.flush()
-        line = sys.stdin.readline(1024)
+        line = rest = sys.stdin.readline(_LINE)
+        while len(rest) == _LINE and not rest.endswith("\n"):
+            rest = sys.stdin.readline(_LINE)  # what is too long for an answer is no answer to the next question
         if not line:
             raise _Gone
         return line.strip()

@@ -314,7 +314,7 @@ class Terminal:
 
     def __init__(self, *options: str, language: str) -> None:
         self.text = ""
-        self._letters = codecs.getincrementaldecoder("utf-8")()
+        self._letters = codecs.getincrementaldecoder("utf-8")("replace")
         self.pid, self.handle = pty.fork()
         if self.pid == 0:
             os.execve(PROBE[0], [*PROBE, *options], QUIET | {"LANG": f"{language}.UTF-8"})  # noqa: S606
@@ -332,7 +332,7 @@ class Terminal:
         """Wait for a question, then type a line."""
         self.expect(question)
         self.expect(">")
-        os.write(self.handle, words.encode() + b"\n")
+        os.write(self.handle, words.encode(errors="surrogateescape") + b"\n")
 
     @property
     def flat(self) -> str:
@@ -435,7 +435,9 @@ def test_who_does_not_agree_leaves_no_trace(site: Site, tmp_path: Path) -> None:
     talk.expect("Es wurde nichts gesendet")
     assert talk.end() == 1
     talk = Terminal("enrol", "--collector", site.url, "--state", str(state), language="en_IE")
-    talk.answer("Do you agree?", "yes")
+    talk.answer("Do you agree?", "\udcff\udcfe")  # a terminal of another alphabet
+    talk.answer("Please answer yes or no.", "y" * 3000)
+    talk.answer("Please answer yes or no.", "yes")
     talk.answer("Where does this device stand?", "\x04")
     talk.expect("Nothing was sent")
     assert talk.end() == 1

@@ -184,6 +184,23 @@ def test_whatever_a_collector_says_is_one_sentence(tmp_path: Path, answer: bytes
         assert 0 < len(sentence) < 400
 
 
+@pytest.mark.parametrize(
+    ("status", "error", "sentence"),
+    [
+        (403, "bad_token", "the collector does not take this token (used up); nothing was joined"),
+        (403, "token_required", "the collector takes only volunteers with a token: ask its people for one"),
+        (409, "old_consent", f"the collector asks for a newer consent text than that of {VERSION}: update evenlane"),
+        (400, "wrong_collector", "the collector refuses (wrong_collector): used up"),
+        (503, "busy", "the collector asks to come back later (503 busy); nothing was joined, so try again later"),
+    ],
+)
+def test_a_refusal_says_what_to_do(tmp_path: Path, status: int, error: str, sentence: str) -> None:
+    answer = http(status, {"error": error, "detail": "used up"})
+    with door(lambda *_: answer) as running, pytest.raises(EnrolError) as refused:
+        joined(State(tmp_path / "state"), running.url)
+    assert str(refused.value).startswith(sentence)
+
+
 def test_an_answer_that_drips_is_given_up_in_time() -> None:
     with door(usual, pause_s=0.05) as slow:
         start = time.monotonic()
@@ -263,13 +280,28 @@ def test_what_is_signed_is_what_was_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"\xff", b"[1]", b"x" * 20_000, b'{"v":1,"collector":"ftp://a","key":"KEY"}']
+    "content",
+    [
+        b"",
+        b"{}",
+        b"\xff",
+        b"[1]",
+        b"x" * 20_000,
+        b'{"v":1,"collector":"ftp://a","key":"KEY"}',
+        b'{"v":1,"collector":"https://a","key":"' + b"A" * 42 + b'B"}',
+    ],
 )
 def test_a_spoilt_enrolment_says_what_to_do(tmp_path: Path, content: bytes) -> None:
     state = State(tmp_path)
     (tmp_path / "enrolment.json").write_bytes(content.replace(b"KEY", COLLECTOR.key_id.encode()))
     with pytest.raises(EnrolError, match="was spoilt: join again with"):
         enrolled(state)
+
+
+def test_an_enrolment_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> None:
+    (tmp_path / "enrolment.json").mkdir()
+    with pytest.raises(EnrolError, match="cannot be read"):
+        enrolled(State(tmp_path))
 
 
 def test_an_enrolment_of_a_later_version_is_still_read(tmp_path: Path) -> None:
@@ -360,7 +392,13 @@ def test_a_collector_whose_key_changed_is_not_followed_silently(tmp_path: Path) 
 
 def test_a_wish_to_leave_outlives_everything_until_it_is_heard(tmp_path: Path) -> None:
     state = State(tmp_path / "state", tmp_path / "run")
-    answers = [http(503, b"", **{"Retry-After": "60"}), http(409, {"error": "wrong_collector"}), b""]
+    answers = [
+        http(503, b"", **{"Retry-After": "60"}),
+        http(409, {"error": "wrong_collector"}),
+        b"",
+        http(200, {"status": "enrolled"}),
+        http(201, {"status": "left"}),
+    ]
     with door(lambda path, head: answers.pop(0) if path == "/v1/leave" and answers else usual(path, head)) as running:
         kept = joined(state, running.url).enrolled
         (tmp_path / "run" / "spool").mkdir()
@@ -371,8 +409,10 @@ def test_a_wish_to_leave_outlives_everything_until_it_is_heard(tmp_path: Path) -
         assert is_leaving(state)
         with pytest.raises(EnrolError, match="has not reached it yet"):
             check_free(state, ABOUT, running.url)
-        assert leave(state, NOW + 6).status == "pending"
-        assert leave(state, NOW + 7).status == "pending"
+        for _ in range(4):
+            waiting = leave(state, NOW + 6)
+            assert (waiting.status, bool(waiting.detail)) == ("pending", True)
+        assert not answers
         key = state.signer().key_id
         with state.exclusive():
             with pytest.raises(StateError, match="another measurement is running"):
@@ -395,6 +435,19 @@ def test_a_power_cut_while_erasing_is_made_good(tmp_path: Path) -> None:
     (tmp_path / "leaving.json").write_text("{}")  # the enrolment went first
     assert leave(state, NOW).status == "left"
     assert {path.name for path in tmp_path.iterdir()} == {"lock"}
+
+
+def test_after_a_reboot_the_directory_of_the_run_may_be_missing(tmp_path: Path) -> None:
+    State(tmp_path / "state").signer()
+    erase(State(tmp_path / "state", tmp_path / "run"))
+    assert not any((tmp_path / "state").iterdir())
+
+
+def test_a_plan_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    state = State(tmp_path / "state")
+    plan_file(state).mkdir(parents=True)  # nothing can be renamed over a directory
+    with door(usual) as running, pytest.raises(StateError, match="plan.jsonl cannot be written"):
+        joined(state, running.url)
 
 
 def test_without_its_key_nobody_can_ask(tmp_path: Path) -> None:
