@@ -446,7 +446,7 @@ def test_after_a_reboot_the_directory_of_the_run_may_be_missing(tmp_path: Path) 
 def test_a_plan_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     state = State(tmp_path / "state")
     plan_file(state).mkdir(parents=True)  # nothing can be renamed over a directory
-    with door(usual) as running, pytest.raises(StateError, match="plan.jsonl cannot be written"):
+    with door(usual) as running, pytest.raises(StateError, match=r"plan\.jsonl cannot be written"):
         joined(state, running.url)
 
 
