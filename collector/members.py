@@ -55,3 +55,12 @@ class Departed:
     at_ms: int
     left_ms: int
     pseudonym: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolled:
+    """How many probes take part, how many of them by a token, and how many ever left."""
+
+    enrolled: int
+    vetted: int
+    left: int

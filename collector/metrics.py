@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from collector import series
 from collector.eras import CLOSINGS
+from collector.members import Enrolled
 from collector.model import CaseView, CellView
 
 METRIC_RECEIVED: Final = "evenlane_collector_received_total"
@@ -53,6 +54,12 @@ class Metrics:
         self._waiting = Gauge(METRIC_WAITING, "Sessions that wait to be judged.", registry=self.registry)
         self._cells = Gauge(series.METRIC_CELLS, "Public cells by state.", ["state"], registry=self.registry)
         self._cases = Gauge(series.METRIC_CASES, "Cases by status.", ["status"], registry=self.registry)
+        self._probes = Gauge(
+            series.METRIC_PROBES,
+            "Probes by standing: enrolled, of these vetted by a token, and left ever.",
+            ["standing"],
+            registry=self.registry,
+        )
         self._outbox = Gauge(
             series.METRIC_OUTBOX_WAITING, "Rows not yet delivered to other systems.", registry=self.registry
         )
@@ -61,7 +68,9 @@ class Metrics:
         """Count what became of envelopes; each was counted as received before."""
         self.records.labels(type=kind, result=result).inc(number)
 
-    def page(self, cells: Iterable[CellView], cases: Iterable[CaseView], *, waiting: int, outbox: int) -> bytes:
+    def page(
+        self, cells: Iterable[CellView], cases: Iterable[CaseView], *, waiting: int, outbox: int, probes: Enrolled
+    ) -> bytes:
         """The exposition text, with gauges set to what the store shows now."""
         states = Tally(cell.state for cell in cells)
         for state in series.STATE_CODES:
@@ -69,6 +78,8 @@ class Metrics:
         statuses = Tally(case.status for case in cases)
         for status in _CASE_STATUSES:
             self._cases.labels(status=status).set(statuses[status])
+        for standing in ("enrolled", "vetted", "left"):
+            self._probes.labels(standing=standing).set(getattr(probes, standing))
         self._waiting.set(waiting)
         self._outbox.set(outbox)
         return generate_latest(self.registry)

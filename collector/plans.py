@@ -7,13 +7,15 @@ collector sees the new one at the next request. Spec: spec/enrolment.md, section
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import secrets
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -139,14 +141,28 @@ class Shelf:
 
     def sign(self, plan: Plan, share: float) -> Shelved:
         """Sign a plan and roll it out to a share of the probes. Its version must be higher than all before."""
+        with self._alone():
+            return self._sign(plan, share)
+
+    def _sign(self, plan: Plan, share: float) -> Shelved:
         if plan.version <= self.newest:
             raise PlansError(f"version {plan.version} is not higher than {self.newest}, the newest: probes refuse it")
         shelved = Shelved(plan=plan, envelope=seal(plan, self._identity.signer), share=share)
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # The share first: a plan without one would be nobody's.
         self._write_share(plan.version, share, withdrawn=False)
-        _write(self.folder / f"{plan.version}.jsonl", to_line(shelved.envelope), new=True)
+        _write(self.folder / f"{plan.version}.jsonl", to_line(shelved.envelope))
         return shelved
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Two people who sign at once do so one after the other."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def known(self, version: int) -> Shelved:
         """One plan. Raises PlansError where there is no such one."""
@@ -157,6 +173,10 @@ class Shelf:
 
     def set_share(self, version: int, share: float) -> Shelved:
         """Roll a plan out further."""
+        with self._alone():
+            return self._set_share(version, share)
+
+    def _set_share(self, version: int, share: float) -> Shelved:
         one = self.known(version)
         if one.withdrawn:
             raise PlansError(f"plan {version} was withdrawn: sign its content under a new version")
@@ -174,6 +194,10 @@ class Shelf:
         Versions only rise at the probes, so going back is going on. None where there is no former plan, or where a
         newer one is rolled out to all anyway.
         """
+        with self._alone():
+            return self._withdraw(version, now_ms)
+
+    def _withdraw(self, version: int, now_ms: int) -> Shelved | None:
         bad = self.known(version)
         others = [one for one in self.all() if not one.withdrawn]
         covered = any(one.version > version and one.share >= 1 for one in others)
@@ -183,11 +207,11 @@ class Shelf:
             return None
         valid_ms = former.plan.expires_ms - former.plan.issued_ms
         again = replace(former.plan, version=self.newest + 1, issued_ms=now_ms, expires_ms=now_ms + valid_ms)
-        return self.sign(again, 1.0)
+        return self._sign(again, 1.0)
 
     def _write_share(self, version: int, share: float, *, withdrawn: bool) -> None:
         told = json.dumps({"share": share, "withdrawn": withdrawn}) + "\n"
-        _write(self.folder / f"{version}.share", told.encode(), new=False)
+        _write(self.folder / f"{version}.share", told.encode())
 
 
 def former_of(older: Iterable[Shelved]) -> Shelved | None:
@@ -206,8 +230,8 @@ def _read_share(path: Path) -> tuple[float, bool]:
     return float(share), withdrawn is True
 
 
-def _write(path: Path, content: bytes, *, new: bool) -> None:
-    """Write beside and rename, durably. Where it must be `new`, whoever was first wins. Raises PlansError."""
+def _write(path: Path, content: bytes) -> None:
+    """Write beside and rename, durably."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -215,14 +239,7 @@ def _write(path: Path, content: bytes, *, new: bool) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if new:
-            os.link(beside, path)
-        else:
-            beside.replace(path)
-    except FileExistsError:
-        raise PlansError(
-            f"{path.name} was signed by somebody else meanwhile: look at it, then sign a higher one"
-        ) from None
+        beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)

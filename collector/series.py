@@ -107,6 +107,8 @@ METRIC_CELLS: Final = "evenlane_collector_cells"
 """Gauge: public cells by `state`."""
 METRIC_CASES: Final = "evenlane_collector_cases"
 """Gauge: cases by `status`."""
+METRIC_PROBES: Final = "evenlane_collector_probes"
+"""Gauge: probes by `standing` (enrolled; vetted: of these by a token; left: ever)."""
 METRIC_ALERTS: Final = "evenlane_collector_alerts_total"
 """Counter: alerts by `what` (alerted: a case; ended, withdrawn, corrected: how it was closed). One each a case."""
 METRIC_OUTBOX_WAITING: Final = "evenlane_collector_outbox_waiting"
@@ -125,6 +127,7 @@ METRICS: Final = (
     METRIC_JUDGE_SECONDS,
     METRIC_CELLS,
     METRIC_CASES,
+    METRIC_PROBES,
     METRIC_ALERTS,
     METRIC_OUTBOX_WAITING,
     METRIC_OUTBOX_POINTS,

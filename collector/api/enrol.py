@@ -128,24 +128,31 @@ async def _scrub(app: web.Application, most_bytes: int | None = None) -> None:
 async def _housekeeping(app: web.Application) -> AsyncIterator[None]:
     """Once an hour: forget marks whose time is over, and overwrite what was deleted a day ago."""
 
-    async def keep() -> None:
+    async def always() -> None:
         while True:
-            now_ms = app[CLOCK]()
             try:
-                await asyncio.wrap_future(app[STORE].roll(lambda roll, now_ms=now_ms: roll.tidy(now_ms)))
-                deleted_ms = await asyncio.wrap_future(app[STORE].roll(lambda roll: roll.deleted_ms()))
+                await _keep_house(app)
             except StoreError as error:
                 app[LOG].error("housekeeping waits for an hour: %s", error)
-            else:
-                if deleted_ms is not None and now_ms - deleted_ms >= DELETED_FOR_MS:
-                    await _scrub(app)
             await asyncio.sleep(HOUSEKEEPING_S)
 
-    task = asyncio.create_task(keep(), name="evenlane-housekeeping")
+    task = asyncio.create_task(always(), name="evenlane-housekeeping")
     yield
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+async def _keep_house(app: web.Application) -> None:
+    now_ms = app[CLOCK]()
+
+    def work(roll: Roll) -> int | None:
+        roll.tidy(now_ms)
+        return roll.deleted_ms()
+
+    deleted_ms = await asyncio.wrap_future(app[STORE].roll(work))
+    if deleted_ms is not None and now_ms - deleted_ms >= DELETED_FOR_MS:
+        await _scrub(app)
 
 
 async def _enrol(request: web.Request, wish: Wish) -> web.Response:

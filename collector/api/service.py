@@ -44,6 +44,12 @@ async def _readyz(request: web.Request) -> web.Response:
 async def _metrics(request: web.Request) -> web.Response:
     store, metrics = request.app[STORE], request.app[METRICS]
     body = await in_thread(
-        lambda: metrics.page(store.cells(), store.cases(), waiting=store.waiting(), outbox=store.outbox_size())
+        lambda: metrics.page(
+            store.cells(),
+            store.cases(),
+            waiting=store.waiting(),
+            outbox=store.outbox_size(),
+            probes=store.enrolled(),
+        )
     )
     return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})

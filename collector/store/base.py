@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from analysis.cases import Case
 from analysis.pairs import Pair, Scored
-from collector.members import Departed, Member, Token
+from collector.members import Departed, Enrolled, Member, Token
 from collector.model import (
     CaseDetail,
     CaseEvent,
@@ -52,15 +52,6 @@ class EnvelopeRow:
     payload: bytes
     signature: bytes
     received_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Enrolled:
-    """How many probes take part, how many of them by a token, and how many ever left."""
-
-    enrolled: int
-    vetted: int
-    left: int
 
 
 class StoreError(Exception):

@@ -10,8 +10,7 @@ import hmac
 import sqlite3
 from typing import Final
 
-from collector.members import Departed, Member, Token
-from collector.store.base import Enrolled
+from collector.members import Departed, Enrolled, Member, Token
 
 RETURN_MS: Final = 24 * 3_600_000 + 10 * 60_000 + 3_600_000
 """So long after a leave an enrolment may arrive that was signed before it (24 hours old, 10 minutes ahead, and a

@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
+from collector.members import Enrolled
 from collector.model import (
     CaseDetail,
     CaseView,
@@ -29,7 +30,7 @@ from collector.model import (
     OutboxRow,
 )
 from collector.store import reading
-from collector.store.base import Book, Enrolled, EnvelopeRow, Roll, Stored, StoreError
+from collector.store.base import Book, EnvelopeRow, Roll, Stored, StoreError
 from collector.store.book import SqliteBook, operators
 from collector.store.leave import too_late
 from collector.store.roll import DELETED, SqliteRoll

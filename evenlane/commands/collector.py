@@ -8,9 +8,10 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evenlane.arguments import port
+from evenlane.commands import collector_plan, collector_token
 
 if TYPE_CHECKING:
     from collector.config import Config
@@ -24,17 +25,36 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="receive measurements and receipts, judge them, serve the API and the pages",
         description=(
             "serve (the default) receives signed records, keeps them, judges them and serves the API and the pages; "
-            "check reads the configuration and tries the data directory, and changes nothing."
+            "check reads the configuration and tries the data directory, and changes nothing; "
+            "plan says what probes are asked to do, token invites volunteers."
         ),
-        epilog="Exit codes: 0 done, 2 usage, 3 could not run.",
+        epilog="Exit codes: 0 done, 1 a plan has problems, 2 usage, 3 could not run.",
     )
-    parser.add_argument("action", nargs="?", choices=("serve", "check"), default="serve", help="what to do (serve)")
-    parser.add_argument("--host", metavar="H", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", metavar="N", type=port, help="port to listen on (8080; 0: any that is free)")
-    parser.add_argument("--data", metavar="DIR", type=Path, help="directory of everything kept (collector-data)")
-    parser.add_argument("--config", metavar="FILE.toml", type=Path, help="configuration; the options above win")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    parser.set_defaults(func=run)
+    _options(parser)
+    parser.set_defaults(func=run, action="serve")
+    actions = parser.add_subparsers(metavar="ACTION", required=False)
+    for name, told in (("serve", "what is done where no action is named"), ("check", "look, and change nothing")):
+        action = actions.add_parser(name, help=told)
+        # Without defaults of their own, so that an option before the action is not forgotten.
+        _options(action, default=argparse.SUPPRESS)
+        action.set_defaults(action=name)
+    collector_plan.add(actions)
+    collector_token.add(actions)
+
+
+def _options(parser: argparse.ArgumentParser, default: Any = None) -> None:
+    flag = default if default is argparse.SUPPRESS else False
+    parser.add_argument("--host", metavar="H", default=default, help="address to listen on (127.0.0.1)")
+    parser.add_argument(
+        "--port", metavar="N", type=port, default=default, help="port to listen on (8080; 0: any that is free)"
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", type=Path, default=default, help="directory of everything kept (collector-data)"
+    )
+    parser.add_argument(
+        "--config", metavar="FILE.toml", type=Path, default=default, help="configuration; the options win over it"
+    )
+    parser.add_argument("--json", action="store_true", default=flag, help="print one JSON object on standard output")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,11 +63,12 @@ def run(args: argparse.Namespace) -> int:
 
     # aiohttp and prometheus-client are the extra; the configuration itself needs neither.
     load("collector.server", extra="collector")
-    config = _config(args)
+    config = config_of(args)
     return _check(config, as_json=args.json) if args.action == "check" else _serve(config, as_json=args.json)
 
 
-def _config(args: argparse.Namespace) -> Config:
+def config_of(args: argparse.Namespace) -> Config:
+    """The configuration, with the options of the command line before it."""
     from collector.config import Config, ConfigError, load
     from evenlane.extras import CannotRun
 
@@ -60,18 +81,25 @@ def _config(args: argparse.Namespace) -> Config:
 
 
 def _check(config: Config, *, as_json: bool) -> int:
+    from collector.config import ConfigError
+    from collector.identity import told as told_of
     from collector.store.base import StoreError
     from collector.store.sqlite import check_directory
     from evenlane.extras import CannotRun
 
     try:
         state = check_directory(config.data)
-    except StoreError as error:
+        key_id, key = told_of(config)
+    except (StoreError, ConfigError) as error:
         raise CannotRun(str(error)) from None
     told = {
         "ok": True,
         "data": str(config.data),
         "state": state,
+        "key": key_id,
+        "name": config.name,
+        "contact": config.contact,
+        "enrolment": config.enrolment,
         "listen": f"{config.host}:{config.port}",
         "reflectors": len(config.reflectors),
         "operators": len(config.operators),
@@ -84,6 +112,8 @@ def _check(config: Config, *, as_json: bool) -> int:
         return 0
     print(f"configuration is good: {told['reflectors']} trusted reflectors, {told['operators']} operators")
     print(f"data directory {config.data}: {state}")
+    print(key)
+    print(f"volunteers see: {config.name}; contact: {config.contact}; enrolment: {config.enrolment}")
     if not config.reflectors:
         print("no reflector is trusted: receipts will be refused until `reflectors` lists their keys", file=sys.stderr)
     return 0
