@@ -122,7 +122,7 @@ class Shell:
         """A short neutral transfer, and the line quiet again after it."""
         step = session.calibration(name=name, direction=direction)
         before = self._household.count()
-        reached = self._moving.calibrate(step, alpn, self._control.ping, self._control.smallest_ping_ms)
+        reached = self._moving.calibrate(step, alpn, self._control.ping)
         session.calibrated(reached)
         self._household.check(before, self._household.count(), _moved_bytes(reached, step.duration_s))
         self._control.guard(GUARD_LIMIT_MS)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Final, Self
 
 from probe.netio.control import ControlFailed
-from probe.netio.dial import SO_MAX_PACING_RATE, prepare_sender, tcp_info
+from probe.netio.dial import SO_MAX_PACING_RATE, local_address, prepare_sender, tcp_info
 from probe.protocol.ramp import STEP_S, QueueSigns, ramp_bytes, ramp_mbps
 from probe.protocol.steps import Calibrate
 
@@ -31,53 +31,69 @@ _PING_EVERY_S: Final = 0.015
 _LOOK_S: Final = 0.02
 _WINDOW_S: Final = 0.12
 """What is taken as the rate where a queue ended the transfer."""
-_LEAST_S: Final = 0.06
+_LEAST_S: Final = 0.08
+_IDLE_PINGS: Final = 8
+_IDLE_S: Final = 0.4
 _WRITE_BYTES: Final = 4096
 
 
 class Watcher:
     """Pings in a thread while a calibration runs."""
 
-    def __init__(self, ping: Ping | None, smallest_ms: float | None) -> None:
+    def __init__(self, ping: Ping | None) -> None:
         self._ping = ping
-        self._signs = QueueSigns(smallest_ms or 0.0)
+        self._signs: QueueSigns | None = None
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._watches = ping is not None and smallest_ms is not None
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        if self._watches:
+        idle = self._idle_ms()
+        if self._ping is not None and idle:
+            # How restless the idle line is, but for one outlier: jitter of a radio is no queue of ours.
+            self._signs = QueueSigns(sorted(idle)[-2] if len(idle) > 2 else min(idle))
+            self._thread = threading.Thread(target=self._watch, args=(self._ping, self._signs), daemon=True)
             self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._is_over.set()
-        if self._watches:
+        if self._thread is not None:
             self._thread.join()
 
     @property
     def is_queueing(self) -> bool:
         """Whether the line shows a queue."""
-        return self._signs.is_queueing
+        return self._signs is not None and self._signs.is_queueing
 
-    def _watch(self) -> None:
-        ping = self._ping
-        while ping is not None and not self._is_over.is_set() and not self._signs.is_queueing:
+    def _idle_ms(self) -> list[float]:
+        """Round trips before the transfer; none where the channel fails, which the next request will tell."""
+        took: list[float] = []
+        end = time.monotonic() + _IDLE_S
+        try:
+            while self._ping is not None and len(took) < _IDLE_PINGS and time.monotonic() < end:
+                ms = self._ping(_PING_S)
+                took += [ms] if ms is not None else []
+        except ControlFailed:
+            return []
+        return took
+
+    def _watch(self, ping: Ping, signs: QueueSigns) -> None:
+        while not self._is_over.is_set() and not signs.is_queueing:
             begun = time.monotonic()
             try:
-                self._signs.took(ping(_PING_S))
+                signs.took(ping(_PING_S))
             except ControlFailed:
-                return  # the next request will find out and say so
+                return
             self._is_over.wait(max(0.0, _PING_EVERY_S - (time.monotonic() - begun)))
 
 
 class Samples:
     """Bytes so far at times, and the rate that follows from them."""
 
-    def __init__(self, now: float, duration_s: float) -> None:
+    def __init__(self, now: float, duration_s: float, total: int = 0) -> None:
         self._since = now + duration_s / 2
         self._half: tuple[float, int] | None = None
-        self._recent: deque[tuple[float, int]] = deque([(now, 0)])
+        self._recent: deque[tuple[float, int]] = deque([(now, total)])
         self.first = now
 
     def add(self, now: float, total: int) -> None:
@@ -100,10 +116,12 @@ class Samples:
 def calibrate(sock: socket.socket, view: memoryview, step: Calibrate, watcher: Watcher) -> float | None:
     """Mbit/s that was reached in the second half, or when a queue showed; None where nothing can be said.
 
-    The socket has said its hello; it is the caller's to reset.
+    The socket is connected and has not said its hello; it is the caller's to reset. Raises OSError.
     """
-    sock.setblocking(False)
     with watcher:
+        sock.settimeout(step.tls_timeout_s)
+        sock.sendall(step.hello(local_address(sock)))
+        sock.setblocking(False)
         return _down(sock, view, step, watcher) if step.direction == "down" else _up(sock, view, step, watcher)
 
 
@@ -127,8 +145,9 @@ def _down(sock: socket.socket, view: memoryview, step: Calibrate, watcher: Watch
         if not got:
             break
         now = time.monotonic()
-        samples = samples or Samples(now, step.duration_s)
         total += got
+        if samples is None:
+            samples = Samples(now, step.duration_s, total)
         samples.add(now, total)
     if samples is None or not (is_stopped or now - samples.first >= step.duration_s * 0.6):
         return None

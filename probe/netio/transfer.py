@@ -193,20 +193,16 @@ class Transfers:
         others_kb = self._others_kb(passed, ran.wire_bytes)
         return replace(first, household_kb=others_kb), replace(second, household_kb=None if others_kb is None else 0)
 
-    def calibrate(
-        self, step: Calibrate, alpn: Sequence[str], ping: Ping | None = None, smallest_ms: float | None = None
-    ) -> float | None:
+    def calibrate(self, step: Calibrate, alpn: Sequence[str], ping: Ping | None = None) -> float | None:
         """Mbit/s that a short neutral transfer reached; None where it failed.
 
-        With `ping` and the idle line's `smallest_ms` it ends as soon as the line shows a queue.
+        With `ping` it ends as soon as the line shows a queue.
         """
         sock = self._open(step, self._tls(step, alpn)).sock
         if sock is None:
             return None
         try:
-            sock.settimeout(step.tls_timeout_s)
-            sock.sendall(step.hello(local_address(sock)))
-            return calibrate(sock, self._view, step, Watcher(ping, smallest_ms))
+            return calibrate(sock, self._view, step, Watcher(ping))
         except OSError:
             return None
         finally:

@@ -18,7 +18,7 @@ STEP_S: Final = 0.025
 UNLIMITED_MBPS: Final = 1000.0
 """Where a calibration without a limit ends."""
 QUEUE_MS: Final = 10.0
-"""So much above the smallest round-trip time, twice in a row, is a queue that we may be the cause of."""
+"""So much above what the idle line shows, twice in a row, is a queue that we may be the cause of."""
 LONG_QUEUE_MS: Final = 30.0
 """So much once is enough."""
 
@@ -41,16 +41,16 @@ def ramp_bytes(at_s: float, most_mbps: float) -> float:
 
 
 class QueueSigns:
-    """Round-trip times beside a calibration, in ms, against the smallest of the idle line."""
+    """Round-trip times beside a calibration, in ms, against those of the idle line."""
 
-    def __init__(self, smallest_ms: float) -> None:
-        self._least = smallest_ms
+    def __init__(self, idle_ms: float) -> None:
+        self._idle = idle_ms
         self._in_a_row = 0
         self.is_queueing = False
 
     def took(self, ms: float | None) -> None:
         """One more round trip; None where it took longer than anybody waited."""
-        excess = math.inf if ms is None else ms - self._least
-        self._in_a_row = self._in_a_row + 1 if excess > max(QUEUE_MS, self._least / 4) else 0
-        if self._in_a_row >= 2 or excess > max(LONG_QUEUE_MS, self._least / 2):
+        excess = math.inf if ms is None else ms - self._idle
+        self._in_a_row = self._in_a_row + 1 if excess > max(QUEUE_MS, self._idle / 4) else 0
+        if self._in_a_row >= 2 or excess > max(LONG_QUEUE_MS, self._idle / 2):
             self.is_queueing = True
