@@ -53,6 +53,7 @@ _ERASED: Final = (
     "status.json",
     "last.json",
 )
+_HALF_WRITTEN: Final = (".*.tmp", "key.*.tmp")
 _ERASED_FOLDERS: Final = ("spool",)
 """By name, because somebody may have named a directory that holds other things too."""
 
@@ -402,8 +403,9 @@ def erase(state: State, *, has_lock: bool = False) -> None:
                 _remove_folder(folder / name)
             for name in _ERASED:
                 (folder / name).unlink(missing_ok=True)
-            for beside in folder.glob(".*.tmp"):
-                beside.unlink(missing_ok=True)
+            for pattern in _HALF_WRITTEN:
+                for beside in folder.glob(pattern):
+                    beside.unlink(missing_ok=True)
         # The wish last: after a power cut half way it is still known that nothing may be measured.
         (state.directory / _LEAVING).unlink(missing_ok=True)
 

@@ -463,6 +463,8 @@ def test_without_its_key_nobody_can_ask(tmp_path: Path) -> None:
 def test_erasing_touches_nothing_that_is_not_ours(tmp_path: Path) -> None:
     state = State(tmp_path / "state", tmp_path / "run")
     state.prepare()
+    for half in ("state/key.77.tmp", "state/.plan.jsonl.77.tmp", "run/.turn.json.77.tmp"):
+        (tmp_path / half).write_text("ours, cut off by a kill")
     for name in ("state/settings.json", "state/photo.jpg", "run/other", "outside"):
         (tmp_path / name).write_text("mine")
     (tmp_path / "run" / "spool" / "aside").mkdir(parents=True)
