@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from probe.environment import Asks, is_metered, look_again, observe
+from probe.environment import Asks, observe
 from probe.household import on_this_device
 from probe.line import Line, PathWatch, default_routes, line_of, position_of
-from probe.settings import Settings
 from probe.wire.codec import to_dict
 from probe.wire.records import Environment
 from probe.wire.scrub import address_path
