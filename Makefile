@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check bench accuracy fuzz emulated-signer clean
+.PHONY: help setup demo test check bench accuracy fuzz emulated-signer emulated clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -57,6 +57,9 @@ fuzz: $(STAMP)   ## every parser of strangers' bytes, guided by coverage, FUZZ_S
 
 emulated-signer: $(STAMP)  ## the pure-Python signer under qemu-user: armhf, mipsel, arm64 (docs/footprint.md)
 	@$(BIN)/python tests/bench/emulated_signer.py $(ARGS)
+
+emulated: $(STAMP)  ## the router's package under qemu-user: armhf, mipsel, arm64, with memory (docs/footprint.md)
+	@$(BIN)/python tests/bench/emulated_probe.py $(ARGS)
 
 clean:           ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
