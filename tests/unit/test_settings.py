@@ -173,6 +173,14 @@ def test_a_thousand_unknown_keys_are_a_few_sentences() -> None:
     _, problems = settings_of({f"k{number}": 1 for number in range(1000)})
     assert len(problems) == 25
     assert problems[-1] == "settings have 976 more problems, which are not listed"
+    assert not any("more problems" in one for one in settings_of({f"k{number}": 1 for number in range(24)})[1])
+
+
+def test_the_largest_file_is_still_read(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_bytes(b'{"daily_mb":5' + b" " * (65_536 - 14) + b"}")
+    assert path.stat().st_size == 65_536
+    assert read_settings(path) == (Settings(daily_mb=5), ())
 
 
 @pytest.mark.parametrize(
