@@ -26,6 +26,8 @@ LEAST_GAP: Final = 1 / 6
 """Shortest gap, in means."""
 MOST_GAP: Final = 4.0
 """Longest gap, in means."""
+LONGEST_HOLD_MS: Final = 25 * 3_600_000
+"""The longest day. What lasts longer is looked at again: a budget may be raised meanwhile."""
 FIRST_PAUSE_S: Final = 300
 """A session that was put off comes back after so long, then after twice, four times …"""
 MOST_PAUSE_S: Final = 7200
@@ -65,6 +67,8 @@ class Due:
     """Of the schedule that it was drawn from: with another plan it is void."""
     tries: int = 0
     """How often in a row the session was put off."""
+    held_ms: int = 0
+    """How long nothing could be due at all (quiet hours, a spent budget): the gap began only then."""
 
     def plain(self) -> dict[str, Any]:
         """For schedule.json."""
@@ -81,7 +85,7 @@ def due_from(plain: object) -> Due | None:
     if not isinstance(boot, str) or len(numbers) < len(found):
         return None
     due = Due(boot=boot, **numbers)
-    return due if due.mean_s > 0 and due.tries >= 0 else None
+    return due if due.mean_s > 0 and due.tries >= 0 and 0 <= due.held_ms <= LONGEST_HOLD_MS else None
 
 
 def left_ms(due: Due, now: Now, mean_s: int, quiet: Sequence[Window] = ()) -> int | None:
@@ -99,7 +103,7 @@ def left_ms(due: Due, now: Now, mean_s: int, quiet: Sequence[Window] = ()) -> in
         left = due.wall_ms - now.wall_ms
     else:
         return None
-    return None if left > longest_s(mean_s, quiet) * 1000 else max(0, left)
+    return None if left > longest_s(mean_s, quiet) * 1000 + due.held_ms else max(0, left)
 
 
 # -- quiet hours ------------------------------------------------------------------------------------------------
@@ -154,7 +158,7 @@ def draw(
     process has no memory, so drawing again after a restart changes nothing about the rate, and a machine that is
     restarted every hour measures as often as others.
     """
-    begin = max(now.wall_ms, from_wall_ms or 0)
+    begin = min(max(now.wall_ms, from_wall_ms or 0), now.wall_ms + LONGEST_HOLD_MS)
     at = begin + (round(LEAST_GAP * mean_s * 1000) if after_session else 0)
     latest = begin + round(MOST_GAP * mean_s * 1000)
     never = begin + round(longest_s(mean_s, quiet) * 1000)
@@ -174,7 +178,7 @@ def draw(
         need -= met
         at += step_ms
     at = quiet_until(at, quiet, minute_of)
-    return _due(now, at - now.wall_ms, mean_s, 0)
+    return _due(now, at - now.wall_ms, mean_s, 0, begin - now.wall_ms)
 
 
 def put_off(now: Now, *, tries: int, mean_s: int, rng: Random) -> Due:
@@ -188,7 +192,7 @@ def at_once(now: Now, mean_s: int) -> Due:
     return _due(now, 0, mean_s, 0)
 
 
-def _due(now: Now, wait_ms: int, mean_s: int, tries: int) -> Due:
+def _due(now: Now, wait_ms: int, mean_s: int, tries: int, held_ms: int = 0) -> Due:
     return Due(
         wall_ms=now.wall_ms + wait_ms,
         boot_ms=now.boot_ms + wait_ms,
@@ -197,6 +201,7 @@ def _due(now: Now, wait_ms: int, mean_s: int, tries: int) -> Due:
         drawn_boot_ms=now.boot_ms,
         mean_s=mean_s,
         tries=tries,
+        held_ms=held_ms,
     )
 
 

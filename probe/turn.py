@@ -273,7 +273,7 @@ class _Taking:
             if is_spoilt:  # asked for again at once, as the one that is kept cannot be believed
                 self.kept.plan_next_ms = 0
             text = "the kept plan was spoilt; another one is asked for" if is_spoilt else "there is no plan yet"
-            return Held("no_plan", text, max(self.kept.plan_next_ms, now_ms + 5 * MINUTE_MS))
+            return Held("no_plan", text, now_ms + (5 * MINUTE_MS if is_spoilt else NO_PLAN_EVERY_MS))
         try:
             usable(found, joined.key, now_ms)
         except PlanError as error:

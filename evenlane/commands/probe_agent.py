@@ -7,7 +7,6 @@ Spec: spec/probe.md, sections "The turn" and "Agent".
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.util
 import json
 import os
@@ -169,8 +168,9 @@ def _show(state: State, settings: Settings, turn: Turn) -> None:
     """What `evenlane probe status`, Prometheus and OpenWrt's page read."""
     if turn.reason == "busy":
         return
-    if importlib.util.find_spec("probe.status") is not None:
-        importlib.import_module("probe.status").write(state, settings, turn.plain())
+    from probe.status import write
+
+    write(state, settings, turn.plain())
 
 
 def _say(args: argparse.Namespace, turn: Turn) -> int:

@@ -181,6 +181,17 @@ def test_a_long_quiet_window_does_not_make_a_due_time_void() -> None:
         assert left_ms(due, start, 600, NIGHT) == due.wall_ms - start.wall_ms
 
 
+def test_a_budget_that_is_spent_till_midnight_holds_a_short_interval_back() -> None:
+    start = Now(12 * HOUR_MS, 0, "a")
+    for seed in range(100):
+        due = draw(start, mean_s=600, rng=Random(seed), minute_of=utc_minute, after_session=False, from_wall_ms=DAY_MS)
+        assert due.wall_ms >= DAY_MS
+        assert left_ms(due, start, 600) == due.wall_ms - start.wall_ms
+        assert left_ms(due, Now(start.wall_ms, 1, "b"), 600) == due.wall_ms - start.wall_ms
+    far = draw(start, mean_s=600, rng=Random(1), minute_of=utc_minute, after_session=False, from_wall_ms=30 * DAY_MS)
+    assert far.wall_ms - start.wall_ms < 26 * HOUR_MS + 600_000 * 4  # somebody may raise the budget
+
+
 @given(st.integers(0, 2**50), st.integers(600, 7 * 86_400), st.integers(0, 2**32), st.booleans())
 def test_whatever_was_drawn_is_within_its_bounds(now: int, mean_s: int, seed: int, after: bool) -> None:
     at = Now(now, 77, "x")
