@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from evenlane.commands.probe_talk import Talk
-    from probe.enrol import About, Enrolled, Joined
+    from probe.about import About
+    from probe.enrol import Enrolled, Joined
     from probe.plan import Budgets
     from probe.settings import Language, Settings
     from probe.state import State
@@ -106,8 +107,9 @@ def _enrol(args: argparse.Namespace) -> int:
 
 def _join(args: argparse.Namespace) -> int:
     from evenlane.commands.probe_talk import Talk, interview
+    from probe.about import about, check_about, check_taken
     from probe.consent import VERSION
-    from probe.enrol import about, check_about, check_free, check_taken
+    from probe.enrol import check_free
     from probe.plan import ceiling
     from probe.state import StateError
     from probe.upload import collector_url

@@ -19,23 +19,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from probe.about import About, check_about, check_taken, read_about
 from probe.ask import Answer, ask, read_answer, words
 from probe.consent import LANGUAGES, VERSION, amount, consent_text, language_of
 from probe.consent.strings import NO, YES, say, sentences
 from probe.enrol import (
-    About,
     EnrolError,
     Joined,
-    check_about,
     check_free,
-    check_taken,
     enrolled,
     erase,
     is_leaving,
     join,
     leave,
     plan_file,
-    read_about,
     record_of,
     renew_plan,
 )
