@@ -42,6 +42,8 @@ _DS_LITE: Final = ipaddress.IPv4Network("192.0.0.0/29")
 """The inner end of an operator's IPv4 tunnel (RFC 6333, section 5.7)."""
 _HOUSE: Final = tuple(ipaddress.IPv4Network(net) for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))
 """RFC 1918."""
+_ANYWHERE: Final = "198.51.100.1"
+"""For documentation (RFC 5737): where the default route leads is all that is asked of it."""
 AddressOf = Callable[[str], str | None]
 
 
@@ -193,6 +195,12 @@ def source_towards(peer: str, bind: str | None = None) -> str:
         except OSError:
             return ""
         return str(sock.getsockname()[0]).partition("%")[0]
+
+
+def line_outwards(bind: str | None = None) -> Line | None:
+    """The interface that leads to the internet, before any peer's address is known; None where none does."""
+    local = source_towards(_ANYWHERE, bind)
+    return line_of(local) if local else None
 
 
 def default_routes(family: int, root: Path = ROOT) -> frozenset[str] | None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from probe.capport import announced
-from probe.line import Line
+from probe.line import Line, line_outwards
 from probe.netio.control import Answerer, Url, parse_url, who_answers
 from probe.netio.dial import Dialer
 from probe.netio.oneshot import Reply, fetch, request_head
@@ -81,14 +81,15 @@ def look(
 ) -> Look:
     """Look at the door: the signed page, the reflector's certificate, a name that nobody has, RFC 8908. About 3 s.
 
-    Sends a few kB at most and raises nothing. `resolves` tells whether a name has an address.
+    Sends a few kB at most and raises nothing. `line` is whose lease is read: unless given the one that leads outwards.
+    `resolves` tells whether a name has an address.
     """
     dialer = Dialer(bind)
     try:
         key_bytes(door.key)
     except WireError:
         return Look(None, "the plan names no usable key of the reflector, so its page cannot be checked")
-    if announces(dialer, line):
+    if announces(dialer, line or line_outwards(bind)):
         return Look("captive", "the network itself says that one has to log in (RFC 8908)")
     page = _see_page(dialer, door)
     behind = who_answers(dialer, door.control, connect_s=_TIMEOUT_S)

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from probe import capport
+from probe.line import line_outwards
 from probe.netio.dial import Dialer
 from probe.portal import Door, Look, door_of, glance, look
 from probe.reflector.keys import load_or_make_certificate
@@ -328,6 +329,12 @@ def test_an_api_that_is_none_says_nothing(tmp_path: Path, said: bytes) -> None:
     context.load_cert_chain(load_or_make_certificate(tmp_path / "api.pem", "api.example").path)
     with server(lambda _: said, context) as (port, _):
         assert capport.ask(Dialer(), f"https://127.0.0.1:{port}/") is None
+
+
+def test_without_a_line_the_one_that_leads_outwards_is_asked(door: Door) -> None:
+    asked: list[object] = []
+    seen(door, announces=lambda _, line: asked.append(line))
+    assert asked == [line_outwards()]
 
 
 def test_an_api_address_that_is_not_https_is_never_asked() -> None:

@@ -118,6 +118,7 @@ PAGE = page_of(NONCE, KEY.sign(signed_bytes(NONCE)))
         (Reply(203, {}, PAGE), "foreign"),
         (Reply(200, {}, page_of(bytes(16), KEY.sign(signed_bytes(bytes(16))))), "forged"),
         (Reply(200, {}, page_of(NONCE, KEY.sign(NONCE))), "forged"),
+        (Reply(200, {}, page_of(bytes(16), KEY.sign(signed_bytes(NONCE)))), "forged"),
         (Reply(200, {}, page_of(NONCE, bytes(64))), "forged"),
         (Reply(None, {}, PAGE), "foreign"),
         (Reply(301), "login"),
@@ -162,7 +163,9 @@ def test_the_owners_program_may_fail_or_be_missing(tmp_path: Path) -> None:
 def test_the_owners_program_and_its_children_are_ended_when_the_time_is_over(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     hook = script(tmp_path / "hook", f"sleep 60 & echo $! > {pids}\necho $$ >> {pids}\nwait")
+    begun = time.monotonic()
     assert not run_login_hook(hook, timeout_s=1.0)
+    assert time.monotonic() - begun < 30, "ended, not waited for"
     for pid in map(int, pids.read_text().split()):
         deadline = time.monotonic() + 10
         while _is_alive(pid) and time.monotonic() < deadline:
