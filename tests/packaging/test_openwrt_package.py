@@ -77,6 +77,7 @@ def load(path):
 
 
 build_ipk, pack = load(FEED / "build_ipk.py"), load(FEED / "evenlane/pack.py")
+joined = load(Path(__file__).with_name("joined.py"))
 
 
 def splits_of(depends):
@@ -260,6 +261,10 @@ print("all of it")
 def wanted():
     """Our modules, and every module of the standard library that they import anywhere, also within functions."""
     ours = pack.reachable(ROOT)
+    return sorted(ours), standard_of(ours)
+
+
+def standard_of(ours):
     standard = set()
     for path in ours.values():
         for node in ast.walk(without_type_checking(ast.parse(path.read_text(encoding="utf-8")))):
@@ -268,7 +273,7 @@ def wanted():
             elif isinstance(node, ast.ImportFrom):
                 standard.add(node.module)
     standard = {name for name in standard if name.partition(".")[0] in sys.stdlib_module_names - {"__future__"}}
-    return sorted(ours) + sorted(standard)
+    return sorted(standard)
 
 
 def without_type_checking(tree):
@@ -283,7 +288,8 @@ def without_type_checking(tree):
 
 def test_the_recipe_depends_on_all_that_is_imported():
     splits = splits_of(build_ipk.read_recipe().depends("evenlane"))
-    done = python(ROOT, splits, EVERYTHING, json.dumps(wanted()))
+    ours, standard = wanted()
+    done = python(ROOT, splits, EVERYTHING, json.dumps(ours + standard))
     assert done.stdout == "all of it\n", f"DEPENDS lacks a split: {done.stderr.strip().splitlines()[-1]}"
 
 
@@ -292,7 +298,7 @@ def test_no_dependency_is_superfluous(split):
     if split == "python3-urllib" and sys.version_info >= (3, 12):
         pytest.skip("only pathlib of Python 3.11 (OpenWrt 24.10) imports urllib")
     splits = splits_of(set(build_ipk.read_recipe().depends("evenlane")) - {split})
-    done = python(ROOT, splits, EVERYTHING, json.dumps(wanted()))
+    done = python(ROOT, splits, EVERYTHING, json.dumps(wanted()[1]))
     assert done.returncode != 0
     assert split in done.stderr or split == "python3-codecs", done.stderr
 
@@ -327,6 +333,25 @@ def test_a_differential_nettest_from_the_routers_tree(router, reflector):
     lines = (router / "var/run/out.jsonl").read_text().splitlines()
     assert len(lines) == 2
     assert not list(tree_of(router).rglob("__pycache__"))
+
+
+def test_a_turn_of_the_service_from_the_routers_tree(router, reflector, tmp_path):
+    """What procd's agent starts: settings that were rendered from UCI, state and volatile files where they are told."""
+    state, run = tmp_path / "etc/evenlane", tmp_path / "var/run/evenlane"
+    joined.join(state, reflector.url, reflector.key)
+    settings = tmp_path / "settings.json"
+    settings.write_text('{"enabled": "1", "brand": "Example", "daily_mb": "lots", "language": "nl"}')
+    places = ["--state", str(state), "--run", str(run), "--settings", str(settings)]
+    done = evenlane(router, "probe", "once", "--now", "--json", *places)
+    assert done.returncode == 0, done.stderr
+    turn = json.loads(done.stdout)
+    assert turn["outcome"] == "measured", turn
+    assert len(turn["problems"]) == 1
+    assert turn["problems"][0].startswith("daily_mb must be")
+    status = json.loads((run / "status.json").read_text())  # what the page of the router shows
+    assert status["sentences"]["nl"]
+    assert status["last"]["apps"][0].keys() >= {"app", "app_mbps", "neutral_mbps"}
+    assert {path.name for path in state.iterdir()} <= {"key", "enrolment.json", "plan.jsonl", "life", "budget.json"}
 
 
 @pytest.mark.parametrize("argv", [["probe", "list"], ["probe", "--help"], ["--help"], ["--version"]])

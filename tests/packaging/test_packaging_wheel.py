@@ -101,6 +101,32 @@ def test_a_missing_extra_is_one_sentence(thin, argv, extra):
     assert f"evenlane[{extra}]" in done.stderr
 
 
+def test_as_pipx_installs_it(thin):
+    """An environment of its own, and one link to the command on the path: it finds its files, the agent's too."""
+    link = thin.home / ".local/bin/evenlane"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(thin.home / "venv/bin/evenlane")
+    environ = thin.env | {"PATH": f"{link.parent}:{thin.env['PATH']}"}
+    done = subprocess.run(["evenlane", "probe", "--help"], env=environ, cwd=thin.home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "enrol" in done.stdout
+    state = thin.home / "pipx-state"
+    agent = subprocess.Popen(
+        ["evenlane", "probe", "agent", "--state", str(state)],
+        env=environ,
+        cwd=thin.home,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert "evenlane probe enrol" in agent.stderr.readline()  # of its first turn
+        assert agent.poll() is None
+    finally:
+        agent.terminate()
+        agent.wait(60)
+        agent.stderr.close()
+
+
 def _payload(line):
     import base64
 
