@@ -24,6 +24,7 @@ import pytest
 from probe import capport
 from probe.line import line_outwards
 from probe.netio.dial import Dialer
+from probe.netio.oneshot import Reply, fetch, request_head
 from probe.portal import Door, Look, door_of, glance, look
 from probe.reflector.keys import load_or_make_certificate
 from probe.reflector.portal import BURST_PER_PREFIX, MOST_CONNECTIONS_PER_PREFIX
@@ -294,6 +295,34 @@ def test_one_who_answers_a_byte_at_a_time_holds_nobody_up(door: Door) -> None:
     thread.join(10)
 
 
+def asked_once(said: bytes, most: int = 1000) -> Reply | None:
+    with server(lambda _: said) as (port, _):
+        head = request_head("GET", "/", "x", {})
+        return fetch(Dialer(), "127.0.0.1", port, head, connect_s=5, timeout_s=5, most=most)
+
+
+def test_no_more_is_read_than_allowed() -> None:
+    head = b"HTTP/1.1 200 OK\r\n\r\n"
+    for said in (head + b"x" * 5_000_000, http_answer("200 OK", b"x" * 5_000_000)):
+        reply = asked_once(said)
+        assert reply is not None
+        assert (reply.status, reply.is_whole) == (200, False)
+        assert 800 < len(reply.body) < 1000
+    exact = asked_once(head + b"x" * 5000, most=len(head) + 7)
+    assert exact is not None
+    assert exact.body == b"x" * 7
+    garbage = asked_once(b"x" * 5000)
+    assert garbage is not None
+    assert (garbage.status, len(garbage.body)) == (None, 1000)
+
+
+def test_what_ends_as_it_says_is_whole() -> None:
+    whole = asked_once(http_answer("200 OK", b"hello", "X-A: 1") + b"and more")
+    assert whole == Reply(200, {"x-a": "1", "content-length": "5", "connection": "close"}, b"hello", is_whole=True)
+    assert asked_once(b"HTTP/1.0 404 No\r\n\r\nbye") == Reply(404, {}, b"bye", is_whole=True)
+    assert asked_once(b"") is None
+
+
 # -- RFC 8908 and 8910 --------------------------------------------------------------------------------------------
 
 
@@ -318,6 +347,7 @@ def test_what_the_network_says_of_itself_is_believed_where_it_says_captive(
     [
         http_answer("200 OK", b'{"captive": true}', "Content-Type: text/html"),
         http_answer("302 Found", b"", "Location: https://127.0.0.1:1/"),
+        http_answer("500 Oops", b'{"captive": true}', "Content-Type: application/captive+json"),
         http_answer("200 OK", b'{"captive": true', "Content-Type: application/captive+json"),
         http_answer("200 OK", b"[" * 4000, "Content-Type: application/captive+json"),
         http_answer("200 OK", b'{"captive": true}' + b" " * 5000, "Content-Type: application/captive+json"),
@@ -412,7 +442,11 @@ def test_silent_connections_do_not_shut_the_page_for_others_for_long(tmp_path: P
         ]
         silent[-1].settimeout(20)
         with contextlib.suppress(ConnectionResetError):
-            assert silent[-1].recv(1) == b"", "one too many is refused at once"
+            assert silent[-1].recv(1) == b"", "one too many is refused"
+        silent[0].setblocking(False)
+        with pytest.raises(BlockingIOError):
+            silent[0].recv(1)  # at once, while the others still have their time
+        silent[0].settimeout(20)
         with contextlib.suppress(ConnectionResetError):
             assert silent[0].recv(1) == b"", "and the others are dropped when their time is over"
         client = http.client.HTTPConnection("127.0.0.1", announcement.portal_port, timeout=10)
