@@ -8,7 +8,7 @@ Spec: spec/probe.md, section "The turn".
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from probe.netio.control import parse_url
@@ -30,12 +30,17 @@ OVERHEAD_BYTES: Final = 300_000
 """Of a session beside its segments: control messages, handshakes, looks at the door, rounded up."""
 REFUSED_BYTES: Final = 100_000
 """Of a session that did not come about."""
+LEAST_PACE_MBPS: Final = 1.0
 MARGIN_S: Final = 60.0
 """Beside the time that a session's cost names, for a line that loses and waits."""
 
 
-def lines_of(plan: SignedPlan) -> tuple[list[Line], list[str]]:
-    """What the plan wants measured, as far as this probe can, and sentences about the rest."""
+def lines_of(plan: SignedPlan, daily_bytes: int) -> tuple[list[Line], list[str]]:
+    """What the plan wants measured, as far as this probe can, and sentences about the rest.
+
+    Where a single pair would take more than half of a day's budget (a hotspot's is small), it is sent at a lower pace,
+    which is settled before any coin: then larger throttles alone can be seen, and the record tells the pace.
+    """
     found: list[Line] = []
     problems: list[str] = []
     for planned in plan.plan.nettests:
@@ -43,7 +48,7 @@ def lines_of(plan: SignedPlan) -> tuple[list[Line], list[str]]:
             ways: tuple[Direction, ...] = ("down", "up") if planned.direction == "both" else (planned.direction,)
             lines = [_line(planned, app, way) for way in ways]
             try:
-                cost_of(plan, lines[:1], 1)
+                lines = [_within(plan, line, daily_bytes // 2) for line in lines]
             except (OptionError, ProfileError) as error:
                 problems.append(f"the plan's {planned.nettest} of {app} is left out: {error}")
                 continue
@@ -53,6 +58,15 @@ def lines_of(plan: SignedPlan) -> tuple[list[Line], list[str]]:
 
 def _line(planned: PlannedNettest, app: str, way: Direction) -> Line:
     return Line(planned.nettest, app, way, planned.pairs, planned.segment_s, planned.most_pace_mbps)
+
+
+def _within(plan: SignedPlan, line: Line, most_bytes: int) -> Line:
+    """The line at a pace at which one pair costs no more than this, or at the lowest. Raises as `cost_of`."""
+    cost = cost_of(plan, [line], 1).bytes
+    if cost is None or cost <= most_bytes or most_bytes <= OVERHEAD_BYTES:
+        return line
+    pace = line.most_pace_mbps * (most_bytes - OVERHEAD_BYTES) / (cost - OVERHEAD_BYTES)
+    return replace(line, most_pace_mbps=max(LEAST_PACE_MBPS, int(pace * 10) / 10))
 
 
 def options_of(plan: SignedPlan, lines: Sequence[Line], pairs: int, *, hotspot: bool = False) -> Options:

@@ -33,6 +33,8 @@ MORE: Final = 4
 MOST_APPS: Final = 8
 """In one session: each costs a first pair and time."""
 MOST_WEIGHT: Final = 9.0
+ROOM: Final = 1.5
+"""A session's most, in shares of the budget."""
 CLEARLY: Final = math.log(1 / 0.8)
 """A pair points somewhere from a difference of 20 % on (spec/statistics.md, section 2), concurrent ones from these:"""
 CLEARLY_MS: Final = 10.0
@@ -237,9 +239,10 @@ def _session(
 
 
 def allowance(left_day: int, left_month: int, *, day_left_s: float, month_left_s: float, mean_s: int) -> int:
-    """Bytes for the next session: what is left of day and month, over the sessions that are still to come in each.
+    """The most that the next session may cost: what is left of day and month, over the sessions still to come in each.
 
-    So a day's last sessions are not the poorest, and what one session left over, the next ones may use.
+    So a day's last sessions are not the poorest, and what one left over, the next ones may use. Half as much again,
+    because a session's most is for a line at full pace, with every calibration and placebo pair: few take that.
     """
-    to_come = (max(1.0, day_left_s / mean_s), max(1.0, month_left_s / mean_s))
-    return max(0, int(min(left_day / to_come[0], left_month / to_come[1])))
+    share = min(left_day / max(1.0, day_left_s / mean_s), left_month / max(1.0, month_left_s / mean_s))
+    return max(0, int(min(share * ROOM, left_day, left_month)))

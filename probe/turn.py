@@ -352,7 +352,7 @@ class _Taking:
         plan = self.plan
         if plan is None or self.joined is None:
             return None
-        lines, problems = lines_of(plan)
+        lines, problems = lines_of(plan, self.granted.daily_mb * _MB)
         self.turn.problems += problems
         if not lines or not plan.plan.reflectors:
             return self._postpone("no_plan", "the plan has nothing that this program can measure: update evenlane")

@@ -11,10 +11,8 @@ with a real SIGKILL, `finally` clauses run; tests/contract/test_agent_life.py ki
 
 from __future__ import annotations
 
-import base64
 import datetime
 import errno
-import hashlib
 import json
 import random
 import shutil
@@ -30,9 +28,9 @@ from probe import ask, files, runner, upload
 from probe.enrol import Enrolled, Left, renew_plan
 from probe.handover import SpoolSent, sync_spool
 from probe.ledger import Clock
+from probe.netio.http import HttpError, Response
 from probe.nettests.base import Cost, Options, Tools
 from probe.nettests.differential import Differential, Slot, planned, schedule
-from probe.netio.http import HttpError, Response
 from probe.plan import Fetched
 from probe.portal import Door, Look
 from probe.profiles.dress import dress
@@ -186,7 +184,7 @@ class _Line:
         there = MemoryReflector(signer=rng.choice(REFLECTORS), clock=clock, random_bytes=rng.randbytes)
         apps = tuple(dict.fromkeys(options.apps))
         slots: list[Slot] = schedule(apps, options, rng)
-        shelf, pace = Shelf(), rng.choice((2.0, 6.0, 12.0))
+        shelf, pace = Shelf(), min(rng.choice((2.0, 6.0, 12.0)), options.most_pace_mbps)
         profiles = {app: shelf.load(app) for app in apps}
         arms = {app: dress(one, shelf.neutral(), rng, rng.randbytes) for app, one in profiles.items()}
         plan = [planned(s, profiles[s.app], arms[s.app], pace=pace, segment_s=options.segment_s) for s in slots]
@@ -362,6 +360,12 @@ class Days:
                     pause_ms = min(3600, 60 * 2 ** (crashes - 1)) * 1000
                 # The agent itself is killed every hour too, and begins with a turn when it is started again.
                 self.advance(max(15_000, min(pause_ms, HOUR_MS)))
+
+    def once(self, **asked: Any) -> Turn:
+        """One turn, for tests that look at it."""
+        with self._edges():
+            turn, _ = take_turn(State(self.directory, self.run_dir), self, Asked(settings=self.settings_file, **asked))
+        return turn
 
     def _turn(self) -> int | None:
         self.turns += 1

@@ -257,11 +257,19 @@ def test_order_is_what_was_never_tried_then_what_waited_then_chance() -> None:
 
 def test_the_day_is_shared_by_the_sessions_to_come() -> None:
     half_day, half_month = 43_200.0, 15 * 86_400.0
-    assert allowance(200, 10**9, day_left_s=half_day, month_left_s=half_month, mean_s=21_600) == 100
-    assert allowance(10**9, 6000, day_left_s=half_day, month_left_s=half_month, mean_s=21_600) == 100
+    assert allowance(200, 10**9, day_left_s=half_day, month_left_s=half_month, mean_s=21_600) == 150
+    assert allowance(10**9, 6000, day_left_s=half_day, month_left_s=half_month, mean_s=21_600) == 150
     assert allowance(200, 10**9, day_left_s=60, month_left_s=half_month, mean_s=21_600) == 200  # the last of the day
     assert allowance(-5, 10**9, day_left_s=60, month_left_s=half_month, mean_s=21_600) == 0
     assert allowance(200, 100, day_left_s=60, month_left_s=60, mean_s=21_600) == 100
+
+
+def test_the_usual_budget_pays_for_the_usual_session() -> None:
+    """200 MB a day, 5 GB a month, four sessions a day: three pairs of 4 s at 12 Mbit/s fit in."""
+    cost = get("differential").cost(Options(apps=("youtube",), pairs=3))
+    month_s = 30 * 86_400.0
+    most = allowance(200 * 10**6, 5000 * 10**6, day_left_s=86_400, month_left_s=month_s, mean_s=21_600)
+    assert (cost.bytes or 0) + 300_000 <= most
 
 
 # -- validity ---------------------------------------------------------------------------------------------------
