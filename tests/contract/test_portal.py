@@ -408,6 +408,12 @@ def test_whatever_else_is_asked_gets_no_signature(reflector: Any, request_line: 
     assert b"evenlane-portal" not in answer
 
 
+def test_a_head_without_an_end_is_not_waited_for(reflector: Any) -> None:
+    with socket.create_connection(("127.0.0.1", reflector.portal_port), timeout=10) as sock:
+        sock.sendall(b"GET /" + b"a" * 5000)
+        assert sock.recv(4096).startswith(b"HTTP/1.1 400 ")
+
+
 def test_a_network_that_asks_too_much_is_told_to_wait_and_others_are_served(tmp_path: Path) -> None:
     with c.running(tmp_path, portal_port=0) as announcement:
         statuses = []
