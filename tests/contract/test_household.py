@@ -125,6 +125,8 @@ def test_an_answer_that_leads_elsewhere_is_not_followed(box: Box, location: str)
 
 def test_an_answer_of_somebody_else_in_the_house_is_not_believed(box: Box) -> None:
     assert place(box.serve(), gateway="127.0.0.2", wait_s=0.4) is None
+    for_the_router = box.serve(location="http://127.0.0.2:5000/chosen/by/somebody/else")
+    assert place(for_the_router, gateway="127.0.0.2", wait_s=0.4) is None
 
 
 @pytest.mark.parametrize(
@@ -163,6 +165,24 @@ def test_a_hostile_description_names_no_service_and_takes_no_time(description: b
     begun = time.process_time()
     assert igd.service_in(description) is None
     assert time.process_time() - begun < 2
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("192.168.1.1", True),
+        ("192.168.1.2", False),
+        ("192.168.1.0", False),
+        ("192.168.1.255", False),
+        ("192.168.2.1", False),
+        ("193.190.0.1", False),
+        ("router", False),
+    ],
+)
+def test_only_a_neighbour_is_asked(address: str, expected: bool) -> None:
+    assert igd.is_neighbour(address, "192.168.1.2", "255.255.255.0") is expected
+    assert not igd.is_neighbour("127.0.0.1", "127.0.0.2", "255.0.0.0")
+    assert not igd.is_neighbour("193.190.0.1", "193.190.0.2", "255.255.255.0"), "a public subnet is no house"
 
 
 @pytest.mark.parametrize("value", ["", "-1", "1e9", "0x10", "9" * 21, str(2**64), "\u0663", "1 2", "<b>1</b>"])
