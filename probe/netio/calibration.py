@@ -20,7 +20,7 @@ from typing import Final, Self
 
 from probe.netio.control import ControlFailed
 from probe.netio.dial import SO_MAX_PACING_RATE, local_address, prepare_sender, tcp_info
-from probe.protocol.ramp import STEP_S, QueueSigns, ramp_bytes, ramp_mbps
+from probe.protocol.ramp import RAMP_S, STEP_S, QueueSigns, ramp_bytes, ramp_mbps
 from probe.protocol.steps import Calibrate
 
 Ping = Callable[[float], float | None]
@@ -90,8 +90,8 @@ class Watcher:
 class Samples:
     """Bytes so far at times, and the rate that follows from them."""
 
-    def __init__(self, now: float, duration_s: float, total: int = 0) -> None:
-        self._since = now + duration_s / 2
+    def __init__(self, now: float, counts_after_s: float, total: int = 0) -> None:
+        self._since = now + counts_after_s
         self._half: tuple[float, int] | None = None
         self._recent: deque[tuple[float, int]] = deque([(now, total)])
         self.first = now
@@ -105,7 +105,7 @@ class Samples:
             self._recent.popleft()
 
     def rate_mbps(self, *, of_the_last: bool) -> float | None:
-        """Over the last moments, or over all since the half; None where that is too little to say anything."""
+        """Over the last moments, or over all that counts; None where that is too little to say anything."""
         begun = self._recent[0] if of_the_last else self._half
         ended = self._recent[-1]
         if begun is None or ended[0] - begun[0] < _LEAST_S / 2 or ended[1] <= begun[1]:
@@ -147,7 +147,7 @@ def _down(sock: socket.socket, view: memoryview, step: Calibrate, watcher: Watch
         now = time.monotonic()
         total += got
         if samples is None:
-            samples = Samples(now, step.duration_s, total)
+            samples = Samples(now, step.duration_s / 2, total)
         samples.add(now, total)
     if samples is None or not (is_stopped or now - samples.first >= step.duration_s * 0.6):
         return None
@@ -159,7 +159,7 @@ def _up(sock: socket.socket, view: memoryview, step: Calibrate, watcher: Watcher
     poller = select.poll()
     poller.register(sock, select.POLLOUT)
     start = now = time.monotonic()
-    samples = Samples(now, step.duration_s)
+    samples = Samples(now, max(step.duration_s / 2, min(RAMP_S, step.duration_s * 0.8)))
     before = tcp_info(sock)
     written, looked, stepped = 0, now, now
     is_stopped = False

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: EUPL-1.2
 """How a calibration grows: slowly enough that it can be stopped before the house's other traffic suffers.
 
-It doubles about every tenth of a second, so that at the moment at which the line's queue begins to grow the excess is
+It doubles about every sixth of a second, so that at the moment at which the line's queue begins to grow the excess is
 small, and whoever watches the round-trip time can end it in time. Spec: spec/protocol.md, "Data connection".
 """
 
@@ -11,7 +11,7 @@ import math
 from typing import Final
 
 START_MBPS: Final = 1.0
-RAMP_S: Final = 0.4
+RAMP_S: Final = 0.7
 """From the start to the full pace; the rest of the second is at the full pace."""
 STEP_S: Final = 0.025
 """How often a sender sets its pace anew."""

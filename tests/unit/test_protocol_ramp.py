@@ -46,7 +46,7 @@ def test_two_long_round_trips_in_a_row_or_one_very_long_one_are_a_queue() -> Non
 
 
 def samples(*points: tuple[float, int]) -> Samples:
-    found = Samples(points[0][0], 1.0, points[0][1])
+    found = Samples(points[0][0], 0.5, points[0][1])
     for at, total in points[1:]:
         found.add(at, total)
     return found
