@@ -14,7 +14,7 @@ from collector.enrolment import CONSENT, new_token
 from collector.judge import Judge
 from collector.keys import CONFIG, IDENTITY, STORE, WORKER
 from collector.rehearsal import Rehearsal, Truth, signer
-from probe.wire.envelope import seal, to_json
+from probe.wire.envelope import read_payload, seal, to_json
 from probe.wire.records import Enrolment, Leave, Origin, Plan, PlannedNettest, PlannedReflector
 
 NOW = 1_790_002_800_000
@@ -87,6 +87,13 @@ class Site:
                 sent += self.session(who, app=app, pairs=pairs, placebo=1, unfinished=who % 2, truth=truth).all
         half = self.session(2, pairs=4, started_ms=NOW - 1_800_000)
         sent += [*half.started, half.receipt, *self.session(2, pairs=3, started_ms=NOW - 900_000).started]
+        # Its list of started pairs names another operator than its receipt: such pairs are lost, in the list's cell.
+        torn = self.session(0, pairs=2, started_ms=NOW - 600_000)
+        sent += [torn.receipt, torn.measurement]
+        for one in torn.started:
+            record = read_payload(one.payload)
+            other = dataclasses.replace(record.origin, asn=64501, operator="Other Net")
+            sent.append(seal(dataclasses.replace(record, origin=other), self.reflector))
         for door in ("receipts", "measurements"):
             chosen = [to_json(e) for e in sent if (e.key == self.reflector.public_key) == (door == "receipts")]
             for begin in range(0, len(chosen), 100):

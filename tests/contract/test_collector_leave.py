@@ -6,17 +6,21 @@ import dataclasses
 import importlib.util
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from collector.api import enrol
 from collector.config import OperatorEntry
 from collector.enrolment import MAX_WISH_AGE_MS
 from collector.keys import STORE
 from collector.rehearsal import Truth, signer
 from collector.store.roll import GONE_MS, RETURN_MS
+from collector.store.sqlite import FILE
 from probe.wire.records import Leave
 
 _spec = importlib.util.spec_from_file_location("enrol_site", Path(__file__).with_name("enrol_site.py"))
@@ -84,9 +88,10 @@ async def test_what_had_not_been_judged_is_judged_as_if_nobody_had_left(tmp_path
             await worker.stop()
             for one in sent:
                 await site.upload(*one.all)
-            if leaves:
-                await site.leave(site.probes[1])
-                assert site.on_disk(site.probes[1]) == []
+            if leaves:  # two of them, because those without any network would be one
+                for who in (1, 2):
+                    await site.leave(site.probes[who])
+                    assert site.on_disk(site.probes[who]) == []
             worker.start()
             await site.judged()
             cells = site.app[STORE].cells()
@@ -161,7 +166,10 @@ async def test_a_day_later_no_name_is_known_and_records_of_before_are_refused(si
     await site.caught()
     late = site.session(0, pairs=2, started_ms=NOW - 60_000)
     await site.leave(site.probes[0])
-    site.clock[0] += RETURN_MS + 1
+    site.clock[0] += RETURN_MS
+    site.app[STORE].roll(lambda roll: roll.tidy(site.clock[0])).result()
+    assert site.app[STORE].roll(lambda roll: roll.departed(site.probes[0].key_id)).result().pseudonym
+    site.clock[0] += 1
     site.app[STORE].roll(lambda roll: roll.tidy(site.clock[0])).result()
     assert site.app[STORE].roll(lambda roll: roll.departed(site.probes[0].key_id)).result().pseudonym is None
     assert {answer for answer, _ in await site.upload(*late.all)} == {410}
@@ -218,6 +226,13 @@ async def test_an_enrolment_that_never_arrived_does_not_either(site):
     assert (await site.post("enrol", old))[1]["error"] == "left"
 
 
+async def test_leaving_again_with_an_older_wish_opens_no_gap(site):
+    old = site.wish(at_ms=NOW + 50)
+    await site.leave(at_ms=NOW + 100)
+    await site.leave(at_ms=NOW)
+    assert (await site.post("enrol", old))[1]["error"] == "left"
+
+
 async def test_until_the_last_moment_at_which_an_old_enrolment_could_come(site):
     old = site.wish(at_ms=NOW + 600_000)  # a clock that is ahead
     await site.post("enrol", old)
@@ -269,6 +284,50 @@ async def test_what_is_kept_of_those_who_left_does_not_tell_who_they_were(site):
     assert len(mark) == 32
     assert site.on_disk(site.probe) == []
     assert (site.data / "marks").stat().st_mode & 0o777 == 0o600
+
+
+async def test_the_file_is_written_anew_so_that_no_page_keeps_remains(site):
+    """Pages may hold copies of what was moved about in them; secure_delete alone does not reach those."""
+    await site.enrol()
+    store, key = site.app[STORE], site.probe.key_id
+    assert store.write(lambda book: book._db.execute("PRAGMA secure_delete").fetchone()[0]).result() == 1
+    with closing(sqlite3.connect(site.data / FILE)) as careless:
+        careless.execute("PRAGMA secure_delete = OFF")
+        careless.execute("INSERT INTO meta VALUES ('remains', ?)", (key,))
+        careless.commit()
+        careless.execute("DELETE FROM meta WHERE name = 'remains'")
+        careless.commit()
+    assert store.scrub()  # nothing was deleted by anybody who left: nothing to do
+    assert site.on_disk(site.probe)
+    await site.leave()
+    assert site.on_disk(site.probe) == []
+
+
+async def test_a_large_store_is_written_anew_within_a_day(site, monkeypatch):
+    monkeypatch.setattr(enrol, "SMALL_BYTES", 0)
+    await site.caught()
+    await site.leave(site.probes[0])
+    store = site.app[STORE]
+    since = store.roll(lambda roll: roll.deleted_ms()).result()
+    assert since == NOW
+    site.clock[0] += enrol.DELETED_FOR_MS - 1
+    await enrol._keep_house(site.app)
+    assert store.roll(lambda roll: roll.deleted_ms()).result() == since
+    site.clock[0] += 1
+    await enrol._keep_house(site.app)
+    assert store.roll(lambda roll: roll.deleted_ms()).result() is None
+    assert site.on_disk(site.probes[0]) == []
+
+
+async def test_who_is_enrolled_vetted_and_left_is_counted(site):
+    token = site.token(uses=9)
+    for who in range(3):
+        await site.enrol(site.probes[who], token=token if who else None)
+    await site.leave(site.probes[2])
+    async with site.client.get("/metrics") as answer:
+        text = await answer.text()
+    for standing, count in (("enrolled", 2), ("vetted", 1), ("left", 1)):
+        assert f'evenlane_collector_probes{{standing="{standing}"}} {count}.0' in text
 
 
 # Killed in the middle

@@ -3,8 +3,10 @@
 
 import dataclasses
 import json
+import os
 import random
 import shutil
+import time
 import tomllib
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from collector.drafts import Cost, against, cost, read
 from collector.enrolment import new_token
 from collector.identity import Identity, load
 from collector.invitations import on_roll
-from collector.plans import Shelf, Shelved, choose, former_of
+from collector.plans import PlansError, Shelf, Shelved, choose, former_of
 from collector.store.sqlite import SqliteStore
 from evenlane.cli import main
 from probe.plan import accept
@@ -247,6 +249,21 @@ def test_withdrawing_the_only_plan_or_an_old_one_makes_no_other(told, site):
     assert told("plan", "withdraw", 2)[1]["instead"] is None  # the third holds for all
 
 
+def test_a_newer_one_that_only_some_have_does_not_stand_in(told, site):
+    for version, share in ((1, 1), (2, 1), (3, 0.5)):
+        told("plan", "sign", edited(site, ("version = 1 ", f"version = {version} ")), "--share", share)
+    assert told("plan", "withdraw", 2)[1]["instead"]["version"] == 4
+
+
+def test_the_shelf_itself_refuses_an_old_version(tmp_path):
+    shelf = Shelf(tmp_path, IDENTITY)
+    shelf.sign(plan(2), 0.5)
+    for version in (1, 2):
+        with pytest.raises(PlansError, match="not higher than 2"):
+            shelf.sign(plan(version), 1.0)
+    assert [(one.version, one.share) for one in shelf.all()] == [(2, 0.5)]
+
+
 def test_what_held_before_is_what_all_had():
     assert former_of([]) is None
     assert former_of([shelved(1), shelved(2, 0.3)]).version == 1
@@ -276,10 +293,11 @@ def test_the_newest_that_has_not_expired_is_chosen():
 
 
 def test_a_file_that_appears_in_the_same_tick_is_seen(tmp_path):
-    shelf = Shelf(tmp_path, IDENTITY)
+    shelf, tick = Shelf(tmp_path, IDENTITY), time.time_ns()
     assert shelf.all() == ()
-    for version in range(1, 30):
+    for version in range(1, 5):
         Shelf(tmp_path, IDENTITY).sign(plan(version), 1.0)
+        os.utime(tmp_path / "plans", ns=(tick, tick))
         assert shelf.all()[-1].version == version
 
 
