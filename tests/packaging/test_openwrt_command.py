@@ -95,6 +95,25 @@ def test_a_link_or_anothers_file_is_not_read(router, tmp_path):
     assert other.exists()
 
 
+@pytest.mark.parametrize(("ends", "kept"), [((0, 0), True), ((1, 0), False), ((0, 3), False)])
+def test_answers_are_moved_only_where_the_service_reads_them(router, tmp_path, monkeypatch, ends, kept):
+    enabled, code = ends
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    init = tmp_path / "init"
+    init.write_text(f'#!/bin/sh\n# STUB\n[ "$1" = enabled ] && exit {enabled}\n')
+    init.chmod(0o755)
+    path = tmp_path / "state/settings.json"
+    path.write_text('{"brand": "x"}')
+    path.chmod(0o644)
+    router.USER, router.INIT = "root", str(init)
+    router.run = lambda argv: code
+    monkeypatch.setattr(sys, "argv", ["evenlane", "probe", "enrol", "--collector", "https://c.example"])
+    assert router.main() == code
+    assert path.exists() != kept
+    assert bool(router.heard()) == kept
+
+
 def test_root_becomes_the_probes_user(tmp_path):
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")

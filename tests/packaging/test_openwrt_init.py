@@ -148,6 +148,8 @@ BAD = [
     ("collector", "collector.example.org", "an address like https://HOST"),
     ("collector", "https://a b", "an address like https://HOST"),
     ("collector_key", "short", "a key id of 43 characters"),
+    ("collector", "https://a.example\nhttps://b.example", "an address like https://HOST"),
+    ("collector_key", "A" * 43 + "\n", "a key id of 43 characters"),
     ("daily_mb", "-5", "a whole number of megabytes"),
     ("daily_mb", "12.5", "a whole number of megabytes"),
     ("monthly_mb", "5 GB", "a whole number of megabytes"),
@@ -173,6 +175,8 @@ BAD = [
     ("textfile", "relative.prom", "the full path of a file"),
     ("textfile", "/var/../etc/passwd", "the full path of a file"),
     ("login_hook", "/bin/sh -c reboot", "the full path of a program"),
+    ("login_hook", "/root/login\n/bin/sh", "the full path of a program"),
+    ("interface", "wan\nlan", "a network like wan"),
     ("language", "es", "nl, fr, de or en"),
 ]
 

@@ -40,6 +40,19 @@ def test_the_exposure_is_below_two(path, program):
     assert float(figure[1]) < MOST_EXPOSURE
 
 
+@pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
+def test_no_single_line_is_left_out(path):
+    """One missing line costs so few points that the sum above would not tell."""
+    lines = path.read_text().splitlines()
+    wanted = {
+        *("NoNewPrivileges=yes", "CapabilityBoundingSet=", "AmbientCapabilities=", "ProtectSystem=strict"),
+        *("ProtectHome=yes", "PrivateDevices=yes", "PrivateUsers=yes", "MemoryDenyWriteExecute=yes"),
+        *("SystemCallFilter=@system-service", "SystemCallFilter=~@privileged", "RestrictNamespaces=yes"),
+        *("RestrictSUIDSGID=yes", "UMask=0077"),
+    }
+    assert wanted - set(lines) == set()
+
+
 def test_systemd_understands_every_line(program, tmp_path):
     analyze = program("systemd-analyze", "systemd")
     units = sorted(str(path) for path in UNITS.iterdir() if path.suffix in {".service", ".socket", ".timer"})

@@ -15,6 +15,7 @@ import sys
 USER = "evenlane"
 STATE = "/etc/evenlane"
 RUN = "/var/run/evenlane"
+INIT = "/etc/init.d/evenlane"
 OPTIONS = (
     *("collector", "collector_key", "daily_mb", "monthly_mb", "quiet_hours", "metered", "declared_position", "hotspot"),
     *("brand", "tariff", "contract_down_mbps", "contract_up_mbps", "opt_in_filters", "language"),
@@ -47,7 +48,7 @@ def main():
         os.environ["HOME"] = STATE
         os._exit(run(argv))
     code = os.waitstatus_to_exitcode(wait(child))
-    if code == 0 and argv[1] == "enrol":
+    if code == 0 and argv[1] == "enrol" and is_enabled():
         keep_answers(os.path.join(STATE, "settings.json"), user.pw_uid)
     return code if code >= 0 else 128 - code
 
@@ -93,7 +94,12 @@ def keep_answers(path, owner):
             uci("set", f"evenlane.main.{name}={value}")
     if uci("commit", "evenlane"):
         os.unlink(path)
-        os.spawnvp(os.P_WAIT, "/etc/init.d/evenlane", ["/etc/init.d/evenlane", "reload"])
+        os.spawnvp(os.P_WAIT, INIT, [INIT, "reload"])
+
+
+def is_enabled():
+    """Whether the service renders the configuration; where only cron makes turns, the probe's own file holds."""
+    return os.spawnvp(os.P_WAIT, INIT, [INIT, "enabled"]) == 0
 
 
 def uci(*words):
