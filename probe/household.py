@@ -70,8 +70,13 @@ class Household:
             time.sleep(left)
         after = self.count() if before is not None else None
         if before is not None and after is not None:
-            return (after - before) * 8 / 1e6 / (time.monotonic() - begun) > BUSY_MBPS
+            return is_much(after - before, time.monotonic() - begun)
         return is_inflated(took, smallest_ms)
+
+
+def is_much(moved_bytes: int, seconds: float) -> bool:
+    """Whether others move more than a household at rest does."""
+    return moved_bytes * 8 / 1e6 / seconds > BUSY_MBPS
 
 
 def is_inflated(took_ms: list[float | None], smallest_ms: float | None) -> bool | None:

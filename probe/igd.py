@@ -68,7 +68,7 @@ class Igd:
             return None
         if self._last is not None:
             steps = [step(before, after) for before, after in zip(self._last[1], (sent, received), strict=True)]
-            if max(steps) > _MOST_BYTES_PER_S * max(1.0, now - self._last[0]):
+            if min(steps) < 0 or max(steps) > _MOST_BYTES_PER_S * max(1.0, now - self._last[0]):
                 self._last = (now, (sent, received))
                 return None
             self._total += sum(steps)
@@ -101,7 +101,7 @@ class Igd:
 
 
 def step(before: int, after: int) -> int:
-    """Bytes between two readings of a counter that may have wrapped, or have 64 bits after all."""
+    """Bytes between two readings of a counter that may have wrapped; below 0 where one of 64 bits began anew."""
     return after - before if after >= before or max(before, after) >= _WRAP else after - before + _WRAP
 
 

@@ -100,6 +100,23 @@ def test_a_router_that_began_anew_is_no_traffic(box: Box) -> None:
     assert client.total() == 42
 
 
+def test_a_counter_of_64_bits_that_began_anew_is_no_traffic(box: Box) -> None:
+    box.sent, box.received = 2**40, 2**41
+    client = box.client(wraps=False)
+    client.total()
+    box.sent, box.received = 500, 2**41 + 10
+    assert client.total() is None
+    box.sent += 42
+    assert client.total() == 42
+
+
+def test_an_answer_that_is_cut_off_is_no_number() -> None:
+    name = "NewTotalBytesSent"
+    assert igd.counter_in(b"<NewTotalBytesSent>123</NewTotalBytesSent>", name) == 123
+    assert igd.counter_in(b"<NewTotalBytesSent>123", name) is None
+    assert igd.counter_in(b"<NewTotalBytesSent>" + b" " * 2000 + b"123</NewTotalBytesSent>", name) is None
+
+
 def test_a_router_that_went_away_says_nothing(box: Box) -> None:
     client = box.client()
     assert client.total() == 0

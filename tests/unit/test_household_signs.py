@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from probe.household import Household, find, is_inflated, on_this_device
+from probe.household import Household, find, is_inflated, is_much, on_this_device
 from probe.line import Line
 from probe.wire.records import Environment
 
@@ -44,7 +44,12 @@ def test_only_the_houses_router_counts_the_house(
     assert find(environment, "127.0.0.1", line, tmp_path).source == source, "there is no gateway to ask on this paper"
 
 
-def test_a_stream_is_busy_and_a_trickle_is_not(tmp_path: Path) -> None:
+def test_what_is_much() -> None:
+    assert not is_much(625_000, 5.0)
+    assert is_much(625_001, 5.0)
+
+
+def test_a_stream_is_busy_and_a_trickle_is_not() -> None:
     readings = iter([(0, 0), (10_000, 2_400), (0, 0), (100_000, 400_000)])
 
     def count() -> int:
@@ -85,6 +90,7 @@ def test_a_counter_that_lags_is_not_used_within_pairs() -> None:
         ([36, 36], 20.0, None),
         ([], 20.0, None),
         ([10, 12, 12], 20.0, False),
+        ([10, 30, 30], 20.0, True),
     ],
 )
 def test_round_trips_against_the_smallest_ever_seen(
