@@ -20,7 +20,7 @@ from typing import Final, Self
 
 from probe.netio.control import ControlFailed
 from probe.netio.dial import SO_MAX_PACING_RATE, local_address, prepare_sender, tcp_info
-from probe.protocol.ramp import RAMP_S, STEP_S, QueueSigns, ramp_bytes, ramp_mbps
+from probe.protocol.ramp import RAMP, STEP_S, QueueSigns, ramp_bytes, ramp_mbps
 from probe.protocol.steps import Calibrate
 
 Ping = Callable[[float], float | None]
@@ -155,21 +155,21 @@ def _down(sock: socket.socket, view: memoryview, step: Calibrate, watcher: Watch
 
 
 def _up(sock: socket.socket, view: memoryview, step: Calibrate, watcher: Watcher) -> float | None:
-    is_paced = prepare_sender(sock, ramp_mbps(0, step.most_mbps)).paced
+    is_paced = prepare_sender(sock, ramp_mbps(0, step.most_mbps, step.duration_s)).paced
     poller = select.poll()
     poller.register(sock, select.POLLOUT)
     start = now = time.monotonic()
-    samples = Samples(now, max(step.duration_s / 2, min(RAMP_S, step.duration_s * 0.8)))
+    samples = Samples(now, RAMP * step.duration_s)
     before = tcp_info(sock)
     written, looked, stepped = 0, now, now
     is_stopped = False
     while now < start + step.duration_s and not (is_stopped := _may_stop(samples, now, watcher)):
         if is_paced and now - stepped >= STEP_S:
             stepped = now
-            rate = round(ramp_mbps(now - start, step.most_mbps) * 1e6 / 8)
+            rate = round(ramp_mbps(now - start, step.most_mbps, step.duration_s) * 1e6 / 8)
             sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, min(rate, 2**32 - 2).to_bytes(4, sys.byteorder))
         try:
-            if is_paced or written <= ramp_bytes(now - start, step.most_mbps):
+            if is_paced or written <= ramp_bytes(now - start, step.most_mbps, step.duration_s):
                 written += sock.send(view[:_WRITE_BYTES])
             else:
                 time.sleep(_LOOK_S / 10)

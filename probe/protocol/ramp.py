@@ -11,8 +11,8 @@ import math
 from typing import Final
 
 START_MBPS: Final = 1.0
-RAMP_S: Final = 0.7
-"""From the start to the full pace; the rest of the second is at the full pace."""
+RAMP: Final = 0.7
+"""Share of its time in which a calibration grows from the start to the full pace."""
 STEP_S: Final = 0.025
 """How often a sender sets its pace anew."""
 UNLIMITED_MBPS: Final = 1000.0
@@ -23,21 +23,23 @@ LONG_QUEUE_MS: Final = 30.0
 """So much once is enough."""
 
 
-def ramp_mbps(at_s: float, most_mbps: float) -> float:
+def ramp_mbps(at_s: float, most_mbps: float, duration_s: float = 1.0) -> float:
     """The pace `at_s` after the start of a calibration that ends at `most_mbps` (0: unlimited)."""
+    grows_s = RAMP * duration_s
     most = most_mbps or UNLIMITED_MBPS
     start = min(START_MBPS, most)
-    return most if at_s >= RAMP_S else start * (most / start) ** (max(0.0, at_s) / RAMP_S)
+    return most if at_s >= grows_s else start * (most / start) ** (max(0.0, at_s) / grows_s)
 
 
-def ramp_bytes(at_s: float, most_mbps: float) -> float:
+def ramp_bytes(at_s: float, most_mbps: float, duration_s: float = 1.0) -> float:
     """What may have been sent by then: the area under `ramp_mbps`."""
+    grows_s = RAMP * duration_s
     most = most_mbps or UNLIMITED_MBPS
     start = min(START_MBPS, most)
-    growing_s = min(max(0.0, at_s), RAMP_S)
-    growth = math.log(most / start) / RAMP_S
+    growing_s = min(max(0.0, at_s), grows_s)
+    growth = math.log(most / start) / grows_s
     area = start * growing_s if growth == 0 else start * math.expm1(growth * growing_s) / growth
-    return (area + most * max(0.0, at_s - RAMP_S)) * 1e6 / 8
+    return (area + most * max(0.0, at_s - grows_s)) * 1e6 / 8
 
 
 class QueueSigns:

@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.serial]
 LINE = Link(down_mbps=20, up_mbps=5, rtt_ms=20, buffer_ms=100)
 PORT, MBPS, PACKET_BYTES = 5004, 3.0, 1200
 """312 packets a second each way; a call's 50 a second would be too large for a line's packets at this rate."""
-ALONE_S, SESSION_S = 3.0, 16.0
+ALONE_S, SESSION_S = 3.0, 12.5
 MOST_LOSS, MOST_GAIN_MS = 0.01, 20.0
 
 CALL = """
@@ -113,7 +113,7 @@ def test_a_call_beside_a_session_is_not_disturbed(direction: str) -> None:
             reader.start()
         time.sleep(ALONE_S)
         out = stage.directory / "out.jsonl"
-        arguments = ["differential", "--app", "youtube", "--pairs", "2", "--segment-s", "2", "--direction", direction]
+        arguments = ["differential", "--app", "youtube", "--pairs", "2", "--segment-s", "1.5", "--direction", direction]
         probe = stage.run_probe(home, [*arguments, "--out", str(out)], stdout=subprocess.DEVNULL)
         assert probe.wait(60) == 0
         for reader in readers:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from probe.netio.calibration import Samples
-from probe.protocol.ramp import RAMP_S, QueueSigns, ramp_bytes, ramp_mbps
+from probe.protocol.ramp import RAMP, QueueSigns, ramp_bytes, ramp_mbps
 
 
 @pytest.mark.parametrize("most", [0.5, 1.0, 20.0, 0.0])
@@ -22,10 +22,12 @@ def test_it_begins_gently_doubles_within_a_tenth_and_never_exceeds_its_limit() -
     paces = [ramp_mbps(number / 100, 20.0) for number in range(101)]
     assert paces[0] == 1.0
     assert paces == sorted(paces)
-    assert max(paces) == paces[round(RAMP_S * 100)] == 20.0
+    assert max(paces) == paces[round(RAMP * 100)] == 20.0
     assert all(later <= 2.2 * now for now, later in zip(paces, paces[10:], strict=False))
     assert ramp_mbps(0.2, 0.4) == 0.4, "a limit below the start"
     assert ramp_bytes(-1.0, 20.0) == 0.0
+    assert ramp_mbps(RAMP * 0.5, 20.0, 0.5) == 20.0, "a shorter one grows faster"
+    assert ramp_bytes(0.5, 20.0, 0.5) == pytest.approx(ramp_bytes(1.0, 20.0) / 2)
 
 
 def signs(*took: float | None, idle: float = 20.0) -> bool:
