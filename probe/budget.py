@@ -25,7 +25,6 @@ from probe.ledger import (
     Entry,
     Verdict,
     chunk_bytes,
-    closed,
     looked,
     on_flash,
     reserved,
@@ -118,7 +117,6 @@ class Ledger:
             self._keep(book, owner)
 
     def _begin(self, book: Book, owner: str, cost_bytes: int, clock: Clock) -> Book:
-        book = closed(book, clock)
         chunk = chunk_bytes(book, clock, self.budgets, cost_bytes)
         if chunk:
             # First of all see that RAM takes it: else each vain attempt would cost a chunk.

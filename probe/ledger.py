@@ -123,7 +123,7 @@ def looked(book: Book, clock: Clock) -> Book:
     if clock.boot != book.boot:
         book = replace(book, boot=clock.boot, recent=())
     since_ms = clock.boot_ms - _RECENT_MS
-    book = replace(book, recent=tuple(one for one in book.recent if since_ms <= one[0] <= clock.boot_ms))
+    book = replace(book, recent=tuple(one for one in book.recent if one[0] >= since_ms))
     if clock.day < book.seen:
         entries = _joined(_also_on(entry, clock.day) for entry in book.entries)
         book = replace(book, entries=entries, open=book.open and _also_on(book.open, clock.day))

@@ -85,7 +85,8 @@ class State:
     def prepare(self) -> None:
         """Make the directories, readable to their owner alone, and see whether a session's number can be kept."""
         with self._readable_errors():
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not self.directory.is_dir():
+                self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._readable_errors(self.run):
             self.run.mkdir(parents=True, exist_ok=True, mode=0o700)
             trial = self.run / f".trial.{os.getpid()}"

@@ -20,7 +20,19 @@ from hypothesis import strategies as st
 
 from probe.budget import Ledger, clock_now
 from probe.files import write_small, write_whole
-from probe.ledger import Book, Budgets, Clock, Entry, looked, spent_this_month, spent_today
+from probe.ledger import (
+    Book,
+    Budgets,
+    Clock,
+    Entry,
+    closed,
+    looked,
+    reserved,
+    settled,
+    spent_this_month,
+    spent_today,
+    verdict,
+)
 from probe.state import State, StateError
 
 HOUR = 3_600_000
@@ -334,6 +346,7 @@ def test_the_files_stay_small(state: State) -> None:
             for hour in range(0, 24, 6):
                 now = NOON + day * DAY + hour * HOUR
                 session(ledger, at(now, boot_ms=now - NOON), 6_000_000, 5_500_000)
+    assert ledger.spent_bytes(at(now, boot="")) == (2 * 5_500_000, (22 * 4 + 2) * 5_500_000)  # it is 23 March now
     assert (state.run / "ledger.json").stat().st_size < 4096
     assert (state.directory / "budget.json").stat().st_size < 4096
 
@@ -394,6 +407,70 @@ def test_a_router_that_begins_each_boot_in_the_past_writes_little_and_keeps_its_
                 right = at(now + number, boot=str(day), boot_ms=60_000 + number)
                 assert session(ledger, right, 20), (day, number)
     assert len(writes) <= 20 * 3
+
+
+def test_a_step_back_adds_the_day_to_what_is_dated_later_and_to_nothing_else() -> None:
+    today, ahead = at(NOON, boot=""), at(NOON + 9 * DAY, boot="")
+    older, now, later = Entry(1, (20261122,)), Entry(2, (20261123,)), Entry(4, (20261202,))
+    book = Book(entries=(older, now, later), open=Entry(8, (ahead.day,)), seen=ahead.day)
+    found = looked(book, today)
+    assert found.entries == (older, now, Entry(4, (20261202, 20261123)))
+    assert found.open == Entry(8, (20261202, 20261123))
+    assert spent_today(found, today) == 14
+    assert looked(replace(found, seen=ahead.day), today) == found
+    for number in range(20):
+        found = looked(replace(found, seen=ahead.day), at(NOON - number * DAY, boot=""))
+    assert [len(entry.days) for entry in found.all] == [8, 8, 8, 8]
+    assert {entry.days[0] for entry in found.all} == {20261122, 20261123, 20261202}
+    assert all(at(NOON - 19 * DAY).day in entry.days for entry in found.all)
+    assert looked(replace(found, seen=at(NOON - 19 * DAY).day), today).entries == found.entries
+
+
+def test_what_is_open_counts_by_the_time_since_boot_too() -> None:
+    ahead = at(NOON + DAY, boot_ms=HOUR)
+    book = reserved(looked(Book(), ahead), ahead, 300)
+    assert spent_today(replace(book, seen=0), at(NOON, boot_ms=HOUR)) == 300
+    assert spent_this_month(replace(book, seen=0), at(NOON + 40 * DAY, boot_ms=HOUR)) == 300
+
+
+def test_a_session_over_midnight_keeps_both_days() -> None:
+    late, early = at(NOON), at(NOON + DAY, boot_ms=DAY)
+    book = settled(looked(reserved(looked(Book(), late), late, 300), early), early, 200)
+    assert book.entries == (Entry(200, (20261124, 20261123)),)
+
+
+def test_an_open_session_is_closed_by_the_next() -> None:
+    clock = at(NOON)
+    book = reserved(reserved(looked(Book(), clock), clock, 300), clock, 200)
+    assert (book.entries, book.open) == ((Entry(300, (20261123,)),), Entry(200, (20261123,)))
+    assert closed(closed(book, clock), clock).entries == (Entry(500, (20261123,)),)
+
+
+def test_the_list_of_what_was_spent_lately_is_short_and_complete() -> None:
+    book = Book()
+    for minute in range(0, 30 * 60, 7):
+        clock = at(NOON + minute * 60_000, boot_ms=minute * 60_000)
+        book = settled(reserved(looked(book, clock), clock, 5), clock, 3)
+    assert len(book.recent) <= 26 * 2 + 2
+    spent = sum(3 for minute in range(0, 30 * 60, 7) if minute >= (30 - 26) * 60)
+    assert spent <= sum(count for _, count in book.recent) <= spent + 3 * 5
+    assert [at_ms for at_ms, _ in book.recent] == sorted({at_ms for at_ms, _ in book.recent})
+
+
+def test_a_chunk_is_used_up_before_the_next_is_reserved(state: State) -> None:
+    ledger, clock = Ledger(state, BUDGETS), at(NOON)
+    with counted(state.directory) as writes:
+        assert session(ledger, clock, 100)
+        assert session(ledger, clock, CHUNK)
+        assert len(writes) == 1
+        assert session(ledger, clock, 1)
+        assert len(writes) == 2
+
+
+def test_one_is_never_told_to_come_back_in_the_past() -> None:
+    strange = replace(at(NOON), next_day_ms=NOON - HOUR, next_month_ms=NOON)
+    for budgets in (BUDGETS, replace(BUDGETS, monthly_bytes=0)):
+        assert verdict(Book(), strange, budgets, 2000).next_ms == NOON + 60_000
 
 
 # -- any sequence of all of it ----------------------------------------------------------------------------------
@@ -532,7 +609,7 @@ def test_with_a_right_clock_a_reboot_loses_one_chunk_at_most(
             path.write_bytes(content)
 
 
-@given(step=st.integers(1, 4), forward=st.booleans(), hours=st.integers(0, 11))
+@given(step=st.integers(1, 12), forward=st.booleans(), hours=st.integers(0, 11))
 def test_in_one_boot_no_lie_gives_a_true_day_more_than_its_budget(step: int, forward: bool, hours: int) -> None:
     """Time since boot tells what was spent since midnight, whatever the clock showed."""
     midnight = NOON - 12 * HOUR
