@@ -22,14 +22,19 @@ from typing import Any
 import pytest
 
 from probe import capport
+from probe.household import Household
 from probe.line import line_outwards
 from probe.netio.dial import Dialer
 from probe.netio.oneshot import Reply, fetch, request_head
+from probe.nettests.base import Options
 from probe.portal import Door, Look, door_of, glance, look
 from probe.reflector.keys import load_or_make_certificate
 from probe.reflector.portal import BURST_PER_PREFIX, MOST_CONNECTIONS_PER_PREFIX
+from probe.runner import Ran, request_of, run
+from probe.settings import Settings
+from probe.shell import Surroundings
 from probe.wire.portal import page_of, read_page, signed_bytes
-from probe.wire.records import PlannedReflector
+from probe.wire.records import PlannedReflector, Portal
 from probe.wire.signing import SeedSigner, key_bytes, verify
 
 _spec = importlib.util.spec_from_file_location("reflector_client", Path(__file__).with_name("reflector_client.py"))
@@ -378,6 +383,42 @@ def test_an_api_address_that_is_not_https_is_never_asked() -> None:
         ):
             assert capport.ask(Dialer(), uri) is None
     assert asked == []
+
+
+# -- a session ------------------------------------------------------------------------------------------------------
+
+
+def session(door: Door, state: Path, before: Portal, **more: Any) -> Ran:
+    control = door.control
+    request = request_of(
+        "differential",
+        Options(apps=("youtube",), pairs=1, segment_s=0.2, pace_mbps=4.0),
+        reflector=f"https://{control.authority}#sha256={control.pin}",
+        state=state,
+    )
+    told = Settings(brand="Proximity", declared_position="behind_router")
+    return run(replace(request, around=Surroundings(declared=told, door=door, portal=before, **more)))
+
+
+def test_a_session_tells_what_the_door_was_like_before_and_after(door: Door, tmp_path: Path) -> None:
+    quiet = session(door, tmp_path / "a", "open").measurement.environment
+    assert (quiet.portal, quiet.changed, quiet.household_source) == ("open", (), None)
+    assert (quiet.brand, quiet.declared_position, quiet.family) == ("Proximity", "behind_router", 4)
+    with server(lambda _: http_answer("302 Found", b"", "Location: http://login.example/")) as (port, asked):
+        shut_meanwhile = session(through(door, port), tmp_path / "b", "open").measurement
+    assert shut_meanwhile.environment.portal == "captive"
+    assert len(asked) == 1, "once, when it was over: no pair failed"
+    assert {pair.captive for pair in shut_meanwhile.pairs} == {False}
+    before = session(door, tmp_path / "c", "captive").measurement.environment
+    assert before.portal == "captive", "the worst counts"
+
+
+def test_a_session_tells_who_counted_the_household(door: Door, tmp_path: Path) -> None:
+    counted = iter(range(0, 10**12, 10**9))
+    house = Household("igd", lambda: next(counted))
+    measured = session(door, tmp_path, "open", household=house).measurement
+    assert measured.environment.household_source == "igd"
+    assert {(pair.household_kb or 0) // 10**6 for pair in measured.pairs} <= {1, 2}
 
 
 # -- the reflector's side -----------------------------------------------------------------------------------------
