@@ -16,6 +16,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,7 +44,7 @@ def load(path: Path) -> ModuleType:
 sys.path.insert(0, str(ROOT))
 signer = load(ROOT / "tests/bench/emulated_signer.py")
 signer.WORK = ROOT / "build/emulated-probe"
-signer.PACKAGES = (*signer.PACKAGES, "libssl3", "libffi8", "libbz2-1.0", "liblzma5", "libuuid1")
+signer.PACKAGES = (*signer.PACKAGES, "libssl3", "libffi8", "libbz2-1.0", "liblzma5", "libuuid1", "libatomic1")
 joined = load(ROOT / "tests/packaging/joined.py")
 pack = load(ROOT / "deploy/openwrt/evenlane/pack.py")
 conftest = load(ROOT / "tests/conftest.py")
@@ -141,7 +142,6 @@ def run(python: Python, reflector: conftest.Reflector, folder: Path) -> dict[str
     turn += ["--state", str(state), "--run", str(run_dir), "--settings", str(state / "settings.json")]
     run_dir.mkdir()
     log = (folder / "log").open("w+")
-    began = time.monotonic()
     process = subprocess.Popen(
         [program, "-I", "-S", agent, "--run", str(run_dir), "--data-mb", "0", "--turn-s", str(TURN_S), "--", *turn],
         cwd=folder, stdout=log, stderr=log,
@@ -150,17 +150,15 @@ def run(python: Python, reflector: conftest.Reflector, folder: Path) -> dict[str
     watcher = threading.Thread(target=watch, args=(process.pid, python.emulator, memory, done), daemon=True)
     watcher.start()
     last = run_dir / "last.json"
-    while time.monotonic() - began < TURN_S and not last.exists() and process.poll() is None:
-        time.sleep(0.2)
-    while children(process.pid) and time.monotonic() - began < TURN_S:
-        time.sleep(0.1)
-    seconds = time.monotonic() - began
-    time.sleep(0.5)
-    done.set()
-    watcher.join()
-    memory.idle_rss, memory.idle_pss = of(process.pid, python.emulator) if process.poll() is None else (0, 0)
-    process.terminate()
-    process.wait(60)
+    try:
+        seconds = follow(process, folder / "log")
+        time.sleep(0.5)
+        memory.idle_rss, memory.idle_pss = of(process.pid, python.emulator) if process.poll() is None else (0, 0)
+    finally:
+        done.set()
+        watcher.join()
+        process.terminate()
+        process.wait(60)
     log.seek(0)
     said = log.read()
     if not last.exists():
@@ -177,6 +175,16 @@ def run(python: Python, reflector: conftest.Reflector, folder: Path) -> dict[str
         "most_child_rss_mb": round(memory.most_child_rss / 1000, 1),
         "samples": memory.samples,
     }
+
+
+def follow(process: subprocess.Popen[bytes], log: Path) -> float:
+    """Wait for the end of the first turn; how long it took, in seconds. The agent says something when one is over."""
+    began = time.monotonic()
+    while time.monotonic() - began < TURN_S and process.poll() is None:
+        if log.stat().st_size and not children(process.pid):
+            break
+        time.sleep(0.1)
+    return time.monotonic() - began
 
 
 def watch(pid: int, emulator: str, memory: Memory, done: threading.Event) -> None:
@@ -213,6 +221,7 @@ def pythons(tree: Path, scratch: Path, only: list[str]) -> list[Python]:
 def main() -> int:
     """Print the table; 3 where no other processor could be tried, 1 where a turn failed."""
     rows = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended then, too
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         tree = scratch / "tree"
