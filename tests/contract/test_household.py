@@ -110,6 +110,12 @@ def test_a_counter_of_64_bits_that_began_anew_is_no_traffic(box: Box) -> None:
     assert client.total() == 42
 
 
+def test_what_has_more_than_32_bits_does_not_wrap() -> None:
+    assert igd.step(2**32 - 10, 5) == 15
+    assert igd.step(2**32 + 3, 2**32 + 100) == 97
+    assert igd.step(2**32 + 3, 100) < 0, "it began anew"
+
+
 def test_an_answer_that_is_cut_off_is_no_number() -> None:
     name = "NewTotalBytesSent"
     assert igd.counter_in(b"<NewTotalBytesSent>123</NewTotalBytesSent>", name) == 123
