@@ -232,7 +232,7 @@ class Days:
         self.lost_ids: set[str] = set()
         self.reasons: Counter[str] = Counter()
         self.measured_ms: list[int] = []
-        self.turns = self.kills = self.reboots = self.durable_writes = 0
+        self.begun = self.turns = self.kills = self.reboots = self.durable_writes = 0
         self.directory.mkdir(parents=True)
         self.state = State(self.directory, self.run_dir)
         self.state.prepare()
@@ -338,6 +338,7 @@ class Days:
         return self.rng.random() < self.faults.busy, 20.0
 
     def measure(self, request: Request, on_progress: Any, should_stop: Any) -> Ran:
+        self.begun += 1
         self.step()
         ran = runner.run(replace(request, nettest=_Line(self)), on_progress=on_progress, should_stop=should_stop)
         self.kept_ids.add(ran.measurement.id)

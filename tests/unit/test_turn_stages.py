@@ -85,6 +85,25 @@ def test_the_first_session_comes_at_once_and_the_next_by_chance(days: Any) -> No
     assert len(days.kept_ids) == 1
 
 
+def test_what_was_reserved_is_settled_at_what_was_spent(days: Any) -> None:
+    days.look = lambda *_: Look("open", "")
+    days.is_busy = lambda *_: (False, 20.0)
+    turn = days.once()
+    assert turn.outcome == "measured"
+    assert turn.budget["day_mb"] == pytest.approx(turn.last["megabytes"], abs=0.001)
+    moved_mb = sum(days.by_day.values()) / 1e6
+    assert moved_mb <= turn.budget["day_mb"] <= moved_mb + 4  # calibrations and overhead, reckoned rather too high
+
+
+def test_a_collector_that_asked_for_a_pause_is_left_alone(days: Any) -> None:
+    days.faults.collector_errors = 1.4
+    for _ in range(20):
+        days.once()
+        days.advance(1000)
+    assert days.collector.requests < 12
+    days.faults.collector_errors = 0
+
+
 def test_now_measures_whatever_the_schedule_says(days: Any) -> None:
     measured(days)
     for _ in range(8):
