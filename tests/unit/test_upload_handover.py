@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from evenlane.commands.probe_about import send_spool
 from probe.backoff import LEAST_MS, MOST_ASKED_MS, load
 from probe.handover import SpoolSent, collector_name, sync_spool
 from probe.netio.control import Url
@@ -276,11 +275,3 @@ def test_where_nothing_can_be_removed_it_is_one_sentence_and_nothing_worse(
         sync(state, url)
     assert left(state) == [0, 1]
     assert load(state.run).uploaded_ms >= NOW
-
-
-def test_by_hand_the_whole_spool_goes_without_regard_to_pauses(tmp_path: Path, url: Url) -> None:
-    state = filled(tmp_path, 3)
-    Collector.decide = staticmethod(lambda *_: (503, {"error": "busy"}))
-    assert send_spool(state, url).failure == "http_error"
-    Collector.decide = staticmethod(accept)
-    assert send_spool(state, url).sessions == 3
