@@ -204,6 +204,30 @@ def test_the_commands_lead_from_nothing_to_a_first_result_in_five_minutes(
 
 
 @pytest.mark.packaging
+def test_the_commands_of_the_hotspot_guide(tmp_path: Path, site: tuple[Site, str]) -> None:
+    """With the checkout's own `evenlane`; whose consent is missing there, nothing begins."""
+    home = tmp_path / "library"
+    (home / ".local/bin").mkdir(parents=True)
+    command = home / ".local/bin/evenlane"
+    command.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m evenlane.cli "$@"\n')
+    command.chmod(0o755)
+    visitor = guides.Reader(home, Path(), {guides.COLLECTOR: site[1]})
+    (block,) = guides.blocks("hotspot.md")
+    enrol = block.splitlines()[0]
+    assert visitor.run(enrol, typed="yes\nno\n").code == 1
+    assert not (home / ".local/state/evenlane/probe/enrolment.json").exists()
+    for _ in range(5):  # on a busy machine the line seems to be in use
+        ran = visitor.run(block, typed="yes\nyes\n" + "\n" * 12)
+        assert ran.code == 0, ran.out
+        if "Last measurement:" in ran.out:
+            break
+    shown = " ".join(ran.out.split())
+    assert "Last measurement:" in shown, ran.out
+    assert "of at most 30 MB today" in shown
+    assert "of at most 500 MB this month" in shown
+
+
+@pytest.mark.packaging
 def test_systemd_understands_the_guides_own_unit(reader: Any, program: Any, tmp_path: Path) -> None:
     analyze = program("systemd-analyze", "systemd")
     block = next(block for block in guides.blocks("volunteer.md") if "ExecStart=" in block)

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import string
+import subprocess
 import time
 from pathlib import Path
 from typing import Any, get_args
@@ -258,6 +259,14 @@ def test_the_textfile_is_what_prometheus_reads_and_names_nobody(state: State, tm
     assert {state_ for (name, (state_,)) in [key for key in samples if "portal" in key[0]]} == set(get_args(Portal))
     for secret in (state.known_key() or "", "Brandname", "Tariffname", "youtube", "ab" * 16):
         assert secret not in text
+
+
+def test_promtool_finds_nothing_to_say_about_the_textfile(program: Any) -> None:
+    found = document(facts(), Settings(), turn("postponed", "household"), NOW)
+    done = subprocess.run(
+        [program("promtool", "prometheus"), "check", "metrics"], input=render(found), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_files_that_cannot_be_written_are_a_problem_and_no_failure(state: State, tmp_path: Path) -> None:
