@@ -14,6 +14,7 @@ from collector.enrolment import CONSENT, MAX_WISH_AGE_MS, MAX_WISH_BYTES
 from collector.keys import STORE
 from collector.plans import Shelf
 from collector.rehearsal import signer
+from probe.consent import VERSION as CONSENT_TEXT
 from probe.wire.envelope import from_json, open_record, seal, to_json, to_line
 from probe.wire.records import Leave
 
@@ -56,6 +57,10 @@ async def test_a_probe_enrols_once_and_is_known_from_then_on(site):
     assert await site.enrol() == (201, {"status": "enrolled", "vetted": False})
     assert await site.enrol() == (200, {"status": "known", "vetted": False})
     assert site.app[STORE].enrolled().enrolled == 1
+
+
+def test_the_text_that_probes_have_is_new_enough_for_the_collector():
+    assert CONSENT <= CONSENT_TEXT
 
 
 async def test_json_lines_and_gzip_are_read_too(site):
