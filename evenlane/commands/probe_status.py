@@ -55,7 +55,7 @@ def status(state: State, settings_file: Path, now_ms: int) -> dict[str, Any]:
     written = read(state)
     settings, problems = read_settings(settings_file)
     if written is None:  # no turn was ever made, or the RAM was lost: what the directories know
-        written = document(gather(state), settings, {}, now_ms)
+        written = document(gather(state), settings, _turn(state), now_ms)
     entries, counts = state.spool.entries(), _counts(state, Counts())
     spool = {
         "sessions": len(entries),
@@ -79,6 +79,16 @@ def status(state: State, settings_file: Path, now_ms: int) -> dict[str, Any]:
         "status_file": str(state.run / STATUS) if (state.run / STATUS).exists() else None,
     }
     return found | {"sentences": {language: tell(found, language, now_ms) for language in LANGUAGES}}
+
+
+def _turn(state: State) -> dict[str, Any]:
+    """What the last turn wrote by itself; empty where it did not, or it was damaged."""
+    from probe.files import read_object
+
+    try:
+        return read_object(state.run / "turn.json") or {}
+    except (OSError, ValueError):
+        return {}
 
 
 def _counts(state: State, unknown: Any) -> Any:

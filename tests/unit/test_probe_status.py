@@ -133,7 +133,7 @@ def test_few_pairs_say_nothing_and_a_look_that_says_more_comes_with_its_caution(
     assert any(
         one.endswith(", Herunterladen: zu wenige Paare, um etwas zu sagen (3 von etwa 14).") for one in told["de"]
     )
-    assert any(sentence.startswith("zoom, upload: no difference beyond what chance explains") for sentence in told["en"])
+    assert any(sentence.startswith("zoom, upload: no difference beyond what chance") for sentence in told["en"])
     assert any(sentence.startswith("netflix, download: slower than its neutral twin") for sentence in told["en"])
     for language in LANGUAGES:
         assert table()["caution"][language] in told[language]
@@ -309,6 +309,13 @@ def test_status_reads_what_the_last_turn_left(capsys: pytest.CaptureFixture[str]
     assert "- tariff is x" in shown
     (state.directory / "settings.json").write_text('{"language": "fr"}')
     assert table()["reason"]["metered"]["fr"][:40] in ask(capsys, state, "status")[1]
+
+
+def test_status_reads_turn_json_where_there_is_nothing_better(capsys: pytest.CaptureFixture[str], state: State) -> None:
+    (state.run / "turn.json").write_text(json.dumps(turn("waiting", "clock")))
+    assert table()["reason"]["clock"]["en"][:40] in ask(capsys, state, "status", "--language", "en")[1]
+    (state.run / "turn.json").write_text("{half")
+    assert ask(capsys, state, "status")[0] == 0
 
 
 def test_status_makes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
