@@ -93,11 +93,18 @@ def test_quiet_hours_take_no_runs_and_the_others_take_theirs(quiet: tuple[Window
 
 
 def test_runs_do_not_meet_when_quiet_hours_end() -> None:
-    quiet = NIGHT
-    for mean_s in (600, 3600):
-        found = times(mean_s, 3000, quiet)
-        first = [at for at in found if utc_minute(at) < 7 * 60 + 1]
-        assert len(first) <= 0.1 * len(found) * (1 if mean_s == 600 else 0.5)
+    evening = Now(22 * HOUR_MS - 60_000, 0)
+    found = [
+        draw(evening, mean_s=3600, rng=Random(seed), minute_of=utc_minute, quiet=NIGHT, after_session=True).wall_ms
+        for seed in range(300)
+    ]
+    assert min(found) >= 31 * HOUR_MS
+    assert len(set(found)) > 250
+
+
+def test_quiet_hours_that_end_within_a_quarter_of_an_hour_are_kept_to_the_minute() -> None:
+    quiet = ((22 * 60 + 5, 7 * 60 + 8), (12 * 60 + 1, 12 * 60 + 4))
+    assert not [at for at in times(1800, 2000, quiet) if is_quiet(utc_minute(at), quiet)]
 
 
 def test_all_day_quiet_is_a_day_of_rest_not_a_loop() -> None:

@@ -97,11 +97,14 @@ def test_what_was_reserved_is_settled_at_what_was_spent(days: Any) -> None:
 
 def test_a_collector_that_asked_for_a_pause_is_left_alone(days: Any) -> None:
     days.faults.collector_errors = 1.4
+    days.collector._fail = lambda _: d.Response(503, {"retry-after": "900"}, b"{}")
+    days.rng.seed(1)
     for _ in range(20):
-        days.once()
+        turn = days.once()
+        assert turn.reason == "no_plan"
         days.advance(1000)
-    assert days.collector.requests < 12
-    days.faults.collector_errors = 0
+    assert days.collector.requests == 1
+    assert turn.collector["waiting_until_ms"] >= days.wall_ms
 
 
 def test_now_measures_whatever_the_schedule_says(days: Any) -> None:
