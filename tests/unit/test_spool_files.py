@@ -65,15 +65,15 @@ def disk(monkeypatch: pytest.MonkeyPatch, blocks: int, used: Callable[[], int] =
 def test_the_spool_gives_back_what_it_was_given_oldest_first(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     assert spool.entries() == []
-    for number in (10, 2, 300, 5 << 40):
+    for number in (10, 2, 1 << 40, 300, 900_000_000_000):  # more digits than the name is padded to
         assert spool.put(number, f"{number:032x}", [envelope(fill=b"m"), envelope(fill=b"r")]) == 0
     entries = spool.entries()
-    assert numbers(spool) == [2, 10, 300, 5 << 40]
+    assert numbers(spool) == [2, 10, 300, 900_000_000_000, 1 << 40]
     assert [e.payload[:1] for e in entries[0].envelopes()] == [b"m", b"r"]
     assert spool.take(entries[0]) == entries[0].envelopes()
     spool.remove(entries[0])
     spool.remove(entries[0])
-    assert len(spool.entries()) == 3
+    assert len(spool.entries()) == 4
 
 
 def test_a_full_spool_loses_the_oldest_and_says_how_many(tmp_path: Path) -> None:
@@ -107,6 +107,19 @@ def test_where_others_fill_the_disk_nothing_is_thrown_away_for_nothing(
     assert numbers(spool) == [1, 2]
     assert spool.counts() == Counts()
     assert sorted(path.name for path in spool.directory.iterdir()) == [entry.path.name for entry in spool.entries()]
+
+
+def test_a_broken_medium_is_no_full_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path, durable=False)
+    fill(spool, 1, 2)
+
+    def broken(path: Path, content: bytes, *, durable: bool = True) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("probe.spool.write_whole", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        fill(spool, 3)
+    assert numbers(spool) == [1, 2]
 
 
 def test_a_real_disk_of_64_kb_that_is_full_still_takes_the_newest(tmp_path: Path) -> None:
