@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -332,6 +334,48 @@ def test_names_that_lie_are_told(state: State, monkeypatch: pytest.MonkeyPatch) 
     said(probe_doctor_net._dns(subject(state)), "ok", "collector.example")
     known.add(".invalid.")
     said(probe_doctor_net._dns(subject(state)), "bad", "a name that cannot exist was given an address")
+
+
+class _About(http.server.BaseHTTPRequestHandler):
+    """A collector's `GET /v1/about`, as somebody else's or with a wrong clock."""
+
+    key = COLLECTOR.key_id
+    ahead_ms = 0
+    consent = "2026-01-01"
+
+    def do_GET(self) -> None:
+        now_ms = time.time_ns() // 1_000_000 + self.ahead_ms
+        told = {"v": 1, "name": "Club", "contact": "x", "key": self.key, "consent": self.consent, "time_ms": now_ms}
+        body = json.dumps(told).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changed", "level", "word"),
+    [
+        ({}, "ok", "our clocks agree"),
+        ({"ahead_ms": 150_000}, "warn", "switch on NTP"),
+        ({"ahead_ms": 3_600_000}, "bad", "set the clock"),
+        ({"key": SeedSigner(b"\x06" * 32).key_id}, "bad", "its key is"),
+        ({"consent": "2099-01-01"}, "bad", "update evenlane"),
+    ],
+)
+def test_a_collector_is_asked_who_it_is_and_what_time_it_has(
+    state: State, changed: dict[str, Any], level: str, word: str
+) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), type("Changed", (_About,), changed)) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        plain = {name: getattr(join(state), name) for name in Enrolled.__slots__}
+        plain |= {"collector": f"http://127.0.0.1:{server.server_port}"}
+        (state.directory / "enrolment.json").write_bytes(dumps(plain))
+        said(probe_doctor_net._collector(subject(state)), level, word)
+        server.shutdown()
 
 
 def test_a_collector_that_is_gone_is_a_remark_and_a_wrong_reflector_is_bad(state: State) -> None:
