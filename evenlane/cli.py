@@ -59,6 +59,14 @@ def _absent(name: str) -> int:
     raise CannotRun(f"this installation has no `evenlane {name}`: pip install evenlane brings all commands")
 
 
+def _who_stands_in_the_way() -> str | None:
+    """A sentence, where one of our packages could not be imported because another one bears its name."""
+    from evenlane.commands.probe_foreign import foreign, sentence
+
+    found = foreign()
+    return sentence(found) if found else None
+
+
 def version() -> str:
     """The installed version, or the one a source tree without metadata runs as."""
     from importlib.metadata import PackageNotFoundError
@@ -74,10 +82,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     only = argv[0] if argv and argv[0] in COMMANDS else None
-    args = build_parser(only).parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = args.func
     try:
+        args = build_parser(only).parse_args(argv)
+        run: Callable[[argparse.Namespace], int] = args.func
         return run(args)
+    except ImportError as error:
+        told = _who_stands_in_the_way()
+        if told is None:
+            raise
+        print(f"evenlane: {told} ({error})", file=sys.stderr)
+        return 3
     except (CannotRun, MissingExtra) as error:
         print(f"evenlane: {error}", file=sys.stderr)
         return 3

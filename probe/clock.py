@@ -15,7 +15,7 @@ from typing import Final
 ROOT: Final = Path("/")
 _SYNCHRONISED: Final = (
     "run/systemd/timesync/synchronized",  # systemd-timesyncd, since the first answer after boot
-    "var/run/evenlane-clock",  # our own hotplug script under OpenWrt's ntpd, gone again when ntpd says "unsync"
+    "var/etc/evenlane/clock",  # our own hotplug script under OpenWrt's ntpd, gone again when ntpd says "unsync"
     "var/state/dnsmasqsec",  # OpenWrt's own one, since the first answer after boot
     "var/ntpd/sync",  # another edition's
 )

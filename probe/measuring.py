@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from probe.household import Household
 from probe.netio.control import parse_url
 from probe.nettests.base import Cost, OptionError, Options, Progress
 from probe.nettests.registry import get
@@ -106,6 +107,8 @@ class Outing:
     reflector: PlannedReflector
     portal: Portal | None
     settings: Settings
+    household: Household | None = None
+    """Who counted before; None: what this device itself can count."""
 
     def request(self, state: State, version: str) -> Request:
         """For the runner. The plan's addresses were checked when it was accepted."""
@@ -121,7 +124,12 @@ class Outing:
             plan=self.plan.digest,
             version=version,
             reflector_key=self.reflector.key,
-            around=Surroundings(declared=self.settings, door=door_of(self.reflector), portal=self.portal),
+            around=Surroundings(
+                declared=self.settings,
+                door=door_of(self.reflector),
+                portal=self.portal,
+                household=self.household,
+            ),
             has_lock=True,
         )
 

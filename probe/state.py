@@ -44,12 +44,12 @@ def default_directory(environ: Mapping[str, str] | None = None) -> Path:
 
 
 def default_directories(
-    state: Path | None, run: Path | None, environ: Mapping[str, str] | None = None
+    state: Path | None, run: Path | None, environ: Mapping[str, str] | None = None, users: Path = Path("/run/user")
 ) -> tuple[Path, Path]:
     """The durable directory and that of the run, from `--state`, `--run` and the environment.
 
     Without `--run`: what systemd made for the service, else the state directory where one was named, else RAM where
-    the desktop has some ($XDG_RUNTIME_DIR), else the state directory.
+    the desktop has some ($XDG_RUNTIME_DIR, usually a directory below `users`), else the state directory.
     """
     environ = os.environ if environ is None else environ
     durable = state or default_directory(environ)
@@ -58,8 +58,10 @@ def default_directories(
     service = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if service.startswith("/"):
         return durable, Path(service)
-    desktop = environ.get("XDG_RUNTIME_DIR", "")
-    if state is None and desktop.startswith("/") and Path(desktop).is_dir():
+    # Cron tells nobody of the desktop's directory: without asking for it by its usual name too, a turn by cron and
+    # `probe status` by hand would not see each other.
+    desktop = environ.get("XDG_RUNTIME_DIR") or str(users / str(os.getuid()))
+    if state is None and desktop.startswith("/") and os.access(desktop, os.W_OK | os.X_OK):
         return durable, Path(desktop) / "evenlane" / "probe"
     return durable, durable
 

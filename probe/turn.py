@@ -17,6 +17,7 @@ from probe import backoff, kept
 from probe.budget import Ledger
 from probe.enrol import EnrolError, Enrolled, enrolled, is_leaving, plan_file
 from probe.handover import collector_name
+from probe.household import Household
 from probe.ledger import Budgets as Bytes
 from probe.measuring import (
     MARGIN_S,
@@ -146,6 +147,7 @@ class _Taking:
         self.plan: SignedPlan | None = None
         self.quiet: tuple[Window, ...] = tuple((one.start_min, one.end_min) for one in settings.quiet_hours)
         self.did_sync = False
+        self.household: Household | None = None
         turn.problems += self.kept.problems
 
     def run(self) -> None:
@@ -365,7 +367,14 @@ class _Taking:
         held = self._look_around(reflector)
         if held is not None:
             return held
-        outing = Outing(plan=plan, choice=found, reflector=reflector, portal=self.turn.portal, settings=self.settings)
+        outing = Outing(
+            plan=plan,
+            choice=found,
+            reflector=reflector,
+            portal=self.turn.portal,
+            settings=self.settings,
+            household=self.household,
+        )
         return self._measure(outing)
 
     def _choose(self, lines: list[Any]) -> Choice | Held:
@@ -421,11 +430,13 @@ class _Taking:
             return self._postpone("offline" if seen.state in {"offline", None} else reason, seen.why)
         if self.world.is_metered(self.settings, reflector):
             return self._postpone("metered", "this line is paid by volume; `metered: no` in the settings allows it")
-        busy, smallest = self.world.is_busy(reflector, self.settings, self.kept.smallest_ms.get(reflector.key))
+        seen_before_ms = self.kept.smallest_ms.get(reflector.key)
+        neighbours = self.world.neighbours(reflector, self.settings, seen_before_ms)
         self.clock = self.world.clock()
-        if smallest is not None:
-            self.kept.smallest_ms[reflector.key] = round(smallest, 2)
-        if busy:
+        if neighbours.smallest_ms is not None:
+            self.kept.smallest_ms[reflector.key] = round(neighbours.smallest_ms, 2)
+        self.household = neighbours.household
+        if neighbours.is_busy:
             return self._postpone("household", "somebody in the household uses the line; it is tried again soon")
         return None
 

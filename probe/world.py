@@ -11,6 +11,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -18,7 +19,7 @@ from probe.budget import clock_now
 from probe.enrol import Enrolled, Left, leave, renew_plan
 from probe.environment import is_metered, observe
 from probe.handover import SpoolSent, sync_spool
-from probe.household import find
+from probe.household import Household, find
 from probe.ledger import Clock
 from probe.line import Line, line_of, source_towards
 from probe.netio.control import ControlChannel, ControlFailed, parse_url
@@ -34,6 +35,18 @@ from probe.wire.records import PlannedReflector
 OnProgress = Callable[[Progress], None]
 ShouldStop = Callable[[], bool]
 _FIRST_PINGS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The rest of the household before a session."""
+
+    is_busy: bool | None
+    """Whether somebody uses the line; None where that cannot be told."""
+    smallest_ms: float | None
+    """Smallest round-trip time to this reflector ever seen."""
+    household: Household | None = None
+    """What counts its bytes, lent to the session so that it is counted within pairs too."""
 
 
 class World(Protocol):
@@ -77,10 +90,8 @@ class World(Protocol):
         """Run the owner's own program for a portal."""
         ...
 
-    def is_busy(
-        self, reflector: PlannedReflector, settings: Settings, smallest_ms: float | None
-    ) -> tuple[bool | None, float | None]:
-        """Whether somebody in the household uses the line, and the smallest round-trip time seen."""
+    def neighbours(self, reflector: PlannedReflector, settings: Settings, smallest_ms: float | None) -> Neighbours:
+        """Whether somebody in the household uses the line."""
         ...
 
     def measure(
@@ -138,9 +149,7 @@ class Here:
         """A minute at most."""
         return run_login_hook(program)
 
-    def is_busy(
-        self, reflector: PlannedReflector, settings: Settings, smallest_ms: float | None
-    ) -> tuple[bool | None, float | None]:
+    def neighbours(self, reflector: PlannedReflector, settings: Settings, smallest_ms: float | None) -> Neighbours:
         """Five seconds of looking at counters, or of round trips to the reflector."""
         channel = ControlChannel(Dialer(settings.bind), parse_url(reflector.url))
         try:
@@ -156,10 +165,11 @@ class Here:
 
             busy = seen.is_busy(ping=ping, smallest_ms=smallest_ms)
         except ControlFailed:
-            return None, smallest_ms
+            return Neighbours(None, smallest_ms)
         finally:
             channel.close()
-        return busy, min((ms for ms in (*took, smallest_ms) if ms is not None), default=None)
+        smallest = min((ms for ms in (*took, smallest_ms) if ms is not None), default=None)
+        return Neighbours(busy, smallest, seen)
 
     def measure(
         self, request: Request, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]

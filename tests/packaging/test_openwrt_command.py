@@ -22,6 +22,7 @@ def router(tmp_path, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.STATE, module.RUN = str(tmp_path / "state"), str(tmp_path / "run")
+    module.RENDERED = str(tmp_path / "rendered.json")
     (tmp_path / "state").mkdir()
     stub = tmp_path / "bin/uci"
     stub.parent.mkdir()
@@ -153,3 +154,38 @@ def test_other_commands_are_the_same_as_everywhere():
     done = subprocess.run([sys.executable, str(COMMAND), "--version"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("evenlane ")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["once"], True),
+        (["status", "--json"], True),
+        (["spool"], False),
+        (["once", "--settings=/mine"], False),
+        (["once", "--state", "/elsewhere"], False),
+    ],
+)
+def test_a_command_by_hand_follows_the_routers_configuration(router, tmp_path, monkeypatch, words, told):
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    heard = tmp_path / "argv"
+    router.USER, router.run = "root", lambda argv: heard.write_text(" ".join(argv)) and 0
+    monkeypatch.setattr(sys, "argv", ["evenlane", "probe", *words])
+    router.main()
+    assert "rendered.json" not in heard.read_text(), "nothing is rendered where the service never ran"
+    (tmp_path / "rendered.json").write_text("{}")
+    router.main()
+    assert heard.read_text().endswith(f"--settings {tmp_path}/rendered.json") == told
+
+
+def test_who_joins_again_finds_the_answers_of_the_routers_configuration(router, tmp_path):
+    mine = tmp_path / "state/settings.json"
+    router.lend_answers(str(mine))
+    assert not mine.exists()
+    (tmp_path / "rendered.json").write_text('{"brand": "Lane Telecom"}')
+    router.lend_answers(str(mine))
+    assert mine.read_text() == '{"brand": "Lane Telecom"}'
+    mine.write_text("newer")
+    router.lend_answers(str(mine))
+    assert mine.read_text() == "newer"

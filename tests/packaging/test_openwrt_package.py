@@ -177,6 +177,7 @@ def test_what_is_installed_and_as_what(built, router):
         "etc/init.d/evenlane": 0o755,
         "etc/uci-defaults/80-evenlane": 0o755,
         "etc/hotplug.d/iface/95-evenlane": 0o644,
+        "etc/hotplug.d/ntp/95-evenlane": 0o644,
         "etc/capabilities/evenlane.json": 0o644,
         "lib/upgrade/keep.d/evenlane": 0o644,
         "usr/bin/evenlane": 0o755,

@@ -46,6 +46,7 @@ from probe.wire.envelope import Envelope, from_json, open_record, seal, to_json
 from probe.wire.messages import SessionRequest
 from probe.wire.records import Measurement, Plan, PlannedNettest, PlannedReflector
 from probe.wire.signing import SeedSigner
+from probe.world import Neighbours
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -331,11 +332,9 @@ class Days:
     def log_in(self, program: str) -> bool:
         raise AssertionError("there is no such program")
 
-    def is_busy(
-        self, reflector: PlannedReflector, settings: Settings, smallest_ms: float | None
-    ) -> tuple[bool | None, float | None]:
+    def neighbours(self, reflector: PlannedReflector, settings: Settings, smallest_ms: float | None) -> Neighbours:
         self.advance(5000)
-        return self.rng.random() < self.faults.busy, 20.0
+        return Neighbours(self.rng.random() < self.faults.busy, 20.0)
 
     def measure(self, request: Request, on_progress: Any, should_stop: Any) -> Ran:
         self.begun += 1

@@ -124,7 +124,7 @@ def test_who_says_that_a_line_is_metered(
 
 
 @pytest.mark.parametrize(
-    "name", ["run/systemd/timesync/synchronized", "var/run/evenlane-clock", "var/state/dnsmasqsec"]
+    "name", ["run/systemd/timesync/synchronized", "var/etc/evenlane/clock", "var/state/dnsmasqsec"]
 )
 def test_whoever_sets_the_clock_leaves_a_file(tmp_path: Path, name: str) -> None:
     assert is_synchronised(tmp_path, lambda _: None) is None

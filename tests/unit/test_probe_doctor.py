@@ -386,3 +386,13 @@ def test_a_collector_that_is_gone_is_a_remark_and_a_wrong_reflector_is_bad(state
     wrong = replace(subject(state), reflector="nonsense")
     rows = dict(probe_doctor_net.checks_of_the_network(wrong))
     said(rows["reflector"], "bad", "is not an address")
+
+
+def test_every_command_says_who_stands_in_its_way(tmp_path):
+    (tmp_path / "probe").mkdir()
+    (tmp_path / "probe/__init__.py").write_text("")
+    argv = [sys.executable, "-m", "evenlane.cli", "probe", "run", "differential", "--reflector", "https://r.example:1"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "another package `probe` stands in the way" in done.stderr

@@ -263,13 +263,19 @@ def test_the_directory_of_the_run_is_in_ram_where_there_is_some(tmp_path: Path) 
     home, named, ram = {"HOME": "/h"}, Path("/state"), {"XDG_RUNTIME_DIR": str(tmp_path)}
     durable = Path("/h/.local/state/evenlane/probe")
     service = {"RUNTIME_DIRECTORY": "/run/evenlane:/run/other"}
-    assert default_directories(None, None, home) == (durable, durable)
+    assert default_directories(None, None, home, tmp_path / "none") == (durable, durable)
+    (tmp_path / "users" / str(os.getuid())).mkdir(parents=True)
+    by_cron = tmp_path / "users" / str(os.getuid()) / "evenlane" / "probe"
+    assert default_directories(None, None, home, tmp_path / "users") == (durable, by_cron)
     assert default_directories(None, None, home | ram) == (durable, tmp_path / "evenlane" / "probe")
     assert default_directories(None, None, home | {"XDG_RUNTIME_DIR": str(tmp_path / "none")}) == (durable, durable)
     assert default_directories(None, None, home | {"XDG_RUNTIME_DIR": "relative"}) == (durable, durable)
     assert default_directories(named, None, home | ram) == (named, named)
     assert default_directories(named, None, home | ram | service) == (named, Path("/run/evenlane"))
-    assert default_directories(None, None, home | {"RUNTIME_DIRECTORY": "relative"}) == (durable, durable)
+    assert default_directories(None, None, home | {"RUNTIME_DIRECTORY": "relative"}, tmp_path / "none") == (
+        durable,
+        durable,
+    )
     assert default_directories(named, Path("/ram"), home | ram | service) == (named, Path("/ram"))
 
 

@@ -18,6 +18,7 @@ from probe.portal import Look
 from probe.runner import RunError
 from probe.state import State
 from probe.wire.records import Measurement
+from probe.world import Neighbours
 
 _spec = importlib.util.spec_from_file_location("agent_days", Path(__file__).with_name("agent_days.py"))
 assert _spec is not None
@@ -87,7 +88,7 @@ def test_the_first_session_comes_at_once_and_the_next_by_chance(days: Any) -> No
 
 def test_what_was_reserved_is_settled_at_what_was_spent(days: Any) -> None:
     days.look = lambda *_: Look("open", "")
-    days.is_busy = lambda *_: (False, 20.0)
+    days.neighbours = lambda *_: Neighbours(False, 20.0)
     turn = days.once()
     assert turn.outcome == "measured"
     assert turn.budget["day_mb"] == pytest.approx(turn.last["megabytes"], abs=0.001)
@@ -298,12 +299,12 @@ def pauses(days: Any, turns: int) -> list[float]:
 
 def test_a_busy_household_is_asked_again_ever_later(days: Any) -> None:
     days.look = lambda *_: Look("open", "")
-    days.is_busy = lambda *_: (True, 20.0)
+    days.neighbours = lambda *_: Neighbours(True, 20.0)
     found = pauses(days, 5)
     for minutes, expected in zip(found, (5, 10, 20, 40, 80), strict=True):
         assert 0.75 * expected <= minutes <= 1.25 * expected
     assert not days.kept_ids
-    days.is_busy = lambda *_: (False, 20.0)
+    days.neighbours = lambda *_: Neighbours(False, 20.0)
     assert measured(days)
     assert json.loads((days.run_dir / "schedule.json").read_text())["due"]["tries"] == 0
 
@@ -354,7 +355,7 @@ def test_a_metered_line(days: Any) -> None:
 
 def test_a_reflector_that_fails_is_avoided_next_time(days: Any) -> None:
     days.look = lambda *_: Look("open", "")
-    days.is_busy = lambda *_: (False, 20.0)
+    days.neighbours = lambda *_: Neighbours(False, 20.0)
     asked: list[str] = []
 
     def refuse(request: Any, *_: Any) -> Any:
@@ -372,7 +373,7 @@ def test_a_reflector_that_fails_is_avoided_next_time(days: Any) -> None:
 
 def test_a_killed_session_counts_as_spent_and_is_not_due_again_at_once(days: Any) -> None:
     days.look = lambda *_: Look("open", "")
-    days.is_busy = lambda *_: (False, 20.0)
+    days.neighbours = lambda *_: Neighbours(False, 20.0)
 
     def die(*_: Any) -> Any:
         raise d.Killed
@@ -388,7 +389,7 @@ def test_a_killed_session_counts_as_spent_and_is_not_due_again_at_once(days: Any
 
 def test_a_turn_that_is_asked_to_end_measures_nothing_more(days: Any) -> None:
     days.look = lambda *_: Look("open", "")
-    days.is_busy = lambda *_: (False, 20.0)
+    days.neighbours = lambda *_: Neighbours(False, 20.0)
     turn = days.once(should_stop=lambda: True)
     assert turn.outcome == "waiting"
     assert not days.kept_ids
@@ -403,7 +404,7 @@ def test_a_turn_may_be_given_less_than_the_budget_leaves(days: Any) -> None:
 
 def test_a_session_says_beforehand_how_long_it_may_take(days: Any) -> None:
     days.look = lambda *_: Look("open", "")
-    days.is_busy = lambda *_: (False, 20.0)
+    days.neighbours = lambda *_: Neighbours(False, 20.0)
     told: list[float] = []
     days.once(lasts=told.append)
     assert len(told) == 1

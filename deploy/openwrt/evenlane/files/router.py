@@ -15,7 +15,10 @@ import sys
 USER = "evenlane"
 STATE = "/etc/evenlane"
 RUN = "/var/run/evenlane"
+RENDERED = "/var/etc/evenlane/settings.json"
 INIT = "/etc/init.d/evenlane"
+FOLLOWS = ("agent", "doctor", "once", "status")
+"""Commands that read the settings: by hand they follow the router's configuration, as the service does."""
 OPTIONS = (
     *("collector", "collector_key", "daily_mb", "monthly_mb", "quiet_hours", "metered", "declared_position", "hotspot"),
     *("brand", "tariff", "contract_down_mbps", "contract_up_mbps", "opt_in_filters", "language"),
@@ -34,8 +37,10 @@ def main():
     except KeyError:
         print(f"evenlane: the user {USER} is missing; install the package again", file=sys.stderr)
         return 3
-    if not {"-h", "--help", "--state"} & set(argv) and not any(part.startswith("--state=") for part in argv):
+    if not {"-h", "--help"} & set(argv) and not is_told("--state", argv):
         argv += ["--state", STATE]
+        if argv[1] in FOLLOWS and not is_told("--settings", argv) and os.path.exists(RENDERED):
+            argv += ["--settings", RENDERED]
     for path in (STATE, RUN):
         os.makedirs(path, 0o755, exist_ok=True)
         os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
@@ -46,11 +51,18 @@ def main():
         os.setuid(user.pw_uid)
         os.environ["RUNTIME_DIRECTORY"] = RUN
         os.environ["HOME"] = STATE
+        if argv[1] == "enrol":
+            lend_answers(os.path.join(STATE, "settings.json"))
         os._exit(run(argv))
     code = os.waitstatus_to_exitcode(wait(child))
     if code == 0 and argv[1] == "enrol" and is_enabled():
         keep_answers(os.path.join(STATE, "settings.json"), user.pw_uid)
     return code if code >= 0 else 128 - code
+
+
+def is_told(option, argv):
+    """Whether an option stands on the command line, in either spelling."""
+    return option in argv or any(part.startswith(f"{option}=") for part in argv)
 
 
 def wait(child):
@@ -73,6 +85,17 @@ def run(argv):
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def lend_answers(path):
+    """Who joins again finds earlier answers: those that the router's configuration holds."""
+    try:
+        with open(RENDERED, "rb") as file:
+            told = file.read(MOST_BYTES)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(told)
+    except OSError:
+        return
 
 
 def keep_answers(path, owner):
