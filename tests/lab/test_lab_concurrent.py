@@ -37,7 +37,7 @@ def test_a_call_that_is_treated_worse_is_found(name: str) -> None:
 
 
 def test_a_full_line_accuses_nobody() -> None:
-    code, row = lab_run("neutral-calls-congested")
+    code, row = lab_run("neutral-calls-congested", "--pairs", "8")
     assert (code, row["found"]) == (0, []), row
     assert {cell["app"] for cell in row["cells"]} == {"rtp+live"}
 
