@@ -28,6 +28,7 @@ def measured(
     rules: Sequence[dict[str, Any]],
     apps: Sequence[str],
     direction: str = "down",
+    *,
     link: dict[str, Any] = LINK,
     segment_s: float = SEGMENT_S,
     pairs: int = PAIRS,
