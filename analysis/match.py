@@ -257,6 +257,8 @@ def _flags(pair: ReceiptPair, measured: MeasuredPair | None, environment: Enviro
         (measured.queue_limited if measured else None, "queue_limited"),
         (pair.saturated, "saturated"),
         (measured.captive if measured else None, "captive_portal"),
+        # At hotspots alone: at home it would be an operator's way out of every accusation to rewrite plain pages.
+        (environment.hotspot and environment.portal in {"captive", "intercepted"}, "captive_portal"),
         (pair.path_changed or (measured is not None and measured.path_changed), "path_changed"),
         (environment.vpn, "vpn"),
         (environment.opt_in_filters, "filters"),

@@ -59,10 +59,15 @@ class Look:
     """None: somebody answers as he should, but that nobody is in between is not proven."""
     why: str
     """For people: one sentence without address, name of a network, or anything that a portal said."""
+    is_reached: bool = False
+    """The reflector itself answers over TLS, shown by its pin or an authority, whatever became of the plain page."""
 
     def allows(self, *, hotspot: bool) -> bool:
-        """Whether to measure. At home a page that cannot be had hinders nothing; at a hotspot openness is proven."""
-        return self.state == "open" or (self.state is None and not hotspot)
+        """Whether to measure. At a hotspot openness is proven first. At home it is enough to reach the reflector:
+        an operator that rewrites plain pages or answers for names that nobody has would else silence all its customers'
+        probes, and what it does to the arms is just what pairs tell.
+        """
+        return self.state == "open" or (not hotspot and (self.state is None or self.is_reached))
 
 
 def door_of(reflector: PlannedReflector) -> Door:
@@ -90,12 +95,12 @@ def look(
     except WireError:
         return Look(None, "the plan names no usable key of the reflector, so its page cannot be checked")
     if announces(dialer, line or line_outwards(bind)):
-        return Look("captive", "the network itself says that one has to log in (RFC 8908)")
-    page = _see_page(dialer, door)
-    behind = who_answers(dialer, door.control, connect_s=_TIMEOUT_S)
-    found = _TABLE[page][behind]
+        is_reached = who_answers(dialer, door.control, connect_s=_TIMEOUT_S) == "itself"
+        return Look("captive", "the network itself says that one has to log in (RFC 8908)", is_reached)
+    found = glance(door, bind=bind)
     if found.state in {"open", None} and (resolves or has_address)(_nobodys_name()):
-        return Look("intercepted", "a name that nobody has was given an address: somebody answers for the name servers")
+        why = "a name that nobody has was given an address: somebody answers for the name servers"
+        return Look("intercepted", why, found.is_reached)
     return found
 
 
@@ -103,7 +108,8 @@ def glance(door: Door, *, bind: str | None = None) -> Look:
     """The page and the certificate alone: for between two pairs."""
     dialer = Dialer(bind)
     page = _see_page(dialer, door)
-    return _TABLE[page][who_answers(dialer, door.control, connect_s=_TIMEOUT_S)]
+    behind = who_answers(dialer, door.control, connect_s=_TIMEOUT_S)
+    return replace(_TABLE[page][behind], is_reached=behind == "itself")
 
 
 def worst(*states: Portal | None) -> Portal | None:

@@ -173,9 +173,12 @@ class Shell:
         """Whether somebody else answers for the reflector now; None where nobody looks or it cannot be told."""
         if self._around.door is None:
             return None
-        state = glance(self._around.door, bind=self._bind).state
-        self.environment = replace(self.environment, portal=worst(self.environment.portal, state))
-        return {"captive": True, "intercepted": True, "open": False}.get(state or "")
+        found = glance(self._around.door, bind=self._bind)
+        self.environment = replace(self.environment, portal=worst(self.environment.portal, found.state))
+        is_hotspot = self._around.declared is not None and self._around.declared.stands_at_hotspot
+        if found.is_reached and not is_hotspot:
+            return False  # whoever rewrites plain pages at home is no portal that answers for the reflector
+        return {"captive": True, "intercepted": True, "open": False}.get(found.state or "")
 
     def _advance(self, session: ProbeSession, alpn: Mapping[str, tuple[str, ...]], shapes: Mapping[str, str]) -> None:
         of = session.pairs_left + len(session.results)

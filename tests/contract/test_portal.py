@@ -172,7 +172,8 @@ def test_a_login_page_is_a_captive_portal_whatever_else_passes(door: Door, said:
     with server(lambda _: said) as (port, asked):
         found = seen(through(door if lets_tls_pass else shut(door), port))
     assert found.state == "captive"
-    assert not found.allows(hotspot=False)
+    assert not found.allows(hotspot=True)
+    assert found.allows(hotspot=False) == lets_tls_pass, "at home nobody silences a probe by rewriting plain pages"
     assert len(asked) == 1, "no redirect is followed, nobody logs in"
 
 

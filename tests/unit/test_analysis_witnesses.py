@@ -216,6 +216,30 @@ def test_records_with_swapped_labels_are_the_swapped_pair(one, told):
     assert ("captive_portal" in read[0].flags, "queue_limited" in read[0].flags) == (told, told)
 
 
+@pytest.mark.parametrize(
+    ("hotspot", "portal", "flagged"),
+    [
+        (True, "captive", True),
+        (True, "intercepted", True),
+        (True, "open", False),
+        (False, "captive", False),
+        (False, "intercepted", False),
+    ],
+)
+def test_a_door_that_was_not_open_sets_pairs_aside_at_hotspots_alone(hotspot, portal, flagged):
+    """At home it would be a way out of every accusation: rewrite plain pages."""
+    records = session_records(
+        list(stream(EVEN, random.Random("door"), 1, probe="p0")),
+        probe=SeedSigner(b"p" * 32).key_id,
+        reflector="r",
+        rng=random.Random(5),
+        origin=Origin(),
+        environment=Environment(hotspot=hotspot, portal=portal),
+    )
+    (read,) = pairs_of(Session(receipt=records.receipt, measurement=records.measurement, started=records.started))
+    assert ("captive_portal" in read.flags) == flagged
+
+
 def test_disqualifying_flags_are_flags_and_reasons():
     assert {flag for flag, _ in DISQUALIFYING.values()} <= set(FLAGS)
     assert set(DISQUALIFYING) <= set(get_args(Reason))

@@ -317,6 +317,16 @@ def test_a_door_that_is_not_open(days: Any, state: str) -> None:
     assert not days.kept_ids
 
 
+@pytest.mark.parametrize("state", ["captive", "intercepted"])
+def test_who_rewrites_plain_pages_at_home_silences_nobody_and_is_written_down(days: Any, state: str) -> None:
+    days.look = lambda *_: Look(state, "somebody is in between", is_reached=True)
+    settle(days, hotspot="yes")
+    assert days.once().outcome == "postponed"
+    settle(days)
+    days.advance(d.HOUR_MS)
+    assert measured(days).portal == state
+
+
 def test_what_is_not_proven_is_enough_at_home_and_not_at_a_hotspot(days: Any) -> None:
     days.look = lambda *_: Look(None, "the page cannot be had")
     settle(days, hotspot="yes")
