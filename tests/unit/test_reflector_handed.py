@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: EUPL-1.2
 """Sockets that systemd opened: a reflector really started with them, and what is refused with which sentence."""
 
+import fcntl
 import json
 import os
 import socket
@@ -65,8 +66,8 @@ def taking(tmp_path):
 
 def start(argv, sockets, environ, **options):
     """As systemd does: descriptors from 3 on, and the id of the very process in LISTEN_PID."""
-    kept = [os.dup(sock.fileno()) for sock in sockets]
-    high = [os.dup2(number, 100 + at) for at, number in enumerate(kept)]
+    # Above all that the child takes, and never in the place of a descriptor that this process uses.
+    high = [fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD, 100) for sock in sockets]
 
     def place():
         for at, number in enumerate(high):
@@ -82,7 +83,7 @@ def start(argv, sockets, environ, **options):
             **options,
         )
     finally:
-        for number in kept + high:
+        for number in high:
             os.close(number)
 
 
