@@ -25,7 +25,7 @@ def lab_run(*arguments: str) -> tuple[int, dict[str, Any], str]:
     return ended.returncode, json.loads(ended.stdout), ended.stderr
 
 
-@pytest.mark.parametrize("driver", ["tun", "veth", "relay"])
+@pytest.mark.parametrize("driver", ["tun", pytest.param("veth", marks=pytest.mark.slow), "relay"])
 def test_a_blocker_is_caught_under_each_driver(driver: str) -> None:
     if why := refusal(driver):  # type: ignore[arg-type]
         pytest.skip(f"the driver {driver} does not work here: {why}")

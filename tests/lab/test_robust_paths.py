@@ -25,6 +25,8 @@ _spec.loader.exec_module(robust)
 
 pytestmark = pytest.mark.lab
 
+DRIVERS = ["tun", pytest.param("veth", marks=pytest.mark.slow)]
+"""The second one's own tests are in test_lab_drivers.py."""
 VIDEO = Match(sni=("*.googlevideo.com",))
 LINE: dict[str, Any] = {"down_mbps": 20, "up_mbps": 20, "rtt_ms": 20, "buffer_ms": 100}
 
@@ -52,7 +54,7 @@ def all_right(ran: Any, within: float = 0.15) -> None:
     assert [told.measurement.failure for told in ran.told] == [None] * len(ran.told)
 
 
-@pytest.mark.parametrize("driver", ["tun", "veth"])
+@pytest.mark.parametrize("driver", DRIVERS)
 def test_both_families_both_ways_at_one_reflector(driver: str) -> None:
     """Its pool has addresses of both families; each probe gets those that it can reach."""
     scenarios = [Scenario(f"ipv{family}", Link(**LINE, family=family)) for family in (4, 6)]
@@ -68,7 +70,7 @@ def test_both_families_both_ways_at_one_reflector(driver: str) -> None:
     assert {pair.direction for pair in ran.pairs()} == {"down", "up"}
 
 
-@pytest.mark.parametrize("driver", ["tun", "veth"])
+@pytest.mark.parametrize("driver", DRIVERS)
 def test_rules_act_on_ipv6_lines(driver: str) -> None:
     """The same classifier and middlebox, real kernel TCP: what is policed or reset by name is measured as such."""
     link = Link(**LINE, family=6)
@@ -94,7 +96,7 @@ def test_rules_act_on_ipv6_lines(driver: str) -> None:
     assert {segment.arm for segment in cut.segments if segment.end != "complete"} == {"app"}
 
 
-@pytest.mark.parametrize("driver", ["tun", "veth"])
+@pytest.mark.parametrize("driver", DRIVERS)
 def test_a_home_router_translates(driver: str) -> None:
     ran = run(driver, nat="home", pairs=1, direction="both")
     all_right(ran)
@@ -102,7 +104,7 @@ def test_a_home_router_translates(driver: str) -> None:
     assert len({told.receipt.origin.network for told in ran.told}) == 2
 
 
-@pytest.mark.parametrize("driver", ["tun", "veth"])
+@pytest.mark.parametrize("driver", DRIVERS)
 def test_subscribers_behind_one_address_are_one_network(driver: str) -> None:
     ran = run(driver, nat="cgnat", pairs=1, direction="both")
     all_right(ran)
