@@ -53,7 +53,7 @@ function megabytes(part, whole) {
 
 function time(ms) {
 	var at = number(ms);
-	return at == null || at <= 0 ? null : new Date(at).toLocaleString();
+	return at == null || at <= 0 ? null : new Date(at).toLocaleString(document.documentElement.lang || undefined);
 }
 
 function facts(status) {
