@@ -9,9 +9,9 @@ Spec: spec/probe.md, section "The turn".
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from probe import backoff, kept
 from probe.budget import Ledger
@@ -30,28 +30,19 @@ from probe.measuring import (
     spent_bytes,
     summary_of,
 )
-from probe.plan import Budgets, Fetched, PlanError, SignedPlan, budgets, ceiling, stored, usable
+from probe.plan import Budgets, PlanError, SignedPlan, budgets, ceiling, stored, usable
 from probe.portal import door_of
 from probe.runner import RunError
 from probe.schedule import Now, Window, at_once, draw, left_ms, put_off, quiet_until
 from probe.settings import Settings, read_settings
 from probe.spend import Choice, allowance, choose, learned
 from probe.state import State, StateError
+from probe.syncing import NO_PLAN_EVERY_MS, Syncing, about
+from probe.told import HOUR_MS, MINUTE_MS, Held, Outcome, Reason, Turn
 from probe.wire.limits import MIN_TIME_MS
-from probe.wire.records import PlannedReflector, Portal
+from probe.wire.records import PlannedReflector
 from probe.world import World
 
-Outcome = Literal["measured", "synced", "waiting", "postponed", "failed"]
-Reason = Literal[
-    "", "not_due", "not_enrolled", "no_plan", "plan_expired", "clock", "quiet_hours", "metered", "household",
-    "budget_day", "budget_month", "captive", "intercepted", "offline", "reflector", "disabled", "busy", "storage",
-    "leaving",
-]  # fmt: skip
-MINUTE_MS: Final = 60_000
-HOUR_MS: Final = 60 * MINUTE_MS
-PLAN_EVERY_MS: Final = 6 * HOUR_MS
-"""How often a collector is asked for its plan, a quarter more or less."""
-NO_PLAN_EVERY_MS: Final = 30 * MINUTE_MS
 LONGEST_MS: Final = 6 * HOUR_MS
 """Between two turns: somebody may change something."""
 FRESH_MS: Final = 24 * HOUR_MS
@@ -74,38 +65,6 @@ class Asked:
     should_stop: Callable[[], bool] = lambda: False
     lasts: Callable[[float], None] = lambda _: None
     """Told before a session: how many seconds it may take."""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Why nothing is measured now, and when to look again."""
-
-    reason: Reason
-    detail: str
-    again_ms: int
-    outcome: Outcome = "waiting"
-
-
-@dataclass(slots=True)
-class Turn:
-    """What `turn.json` says."""
-
-    at_ms: int
-    outcome: Outcome = "waiting"
-    reason: Reason = ""
-    detail: str = ""
-    next_ms: int = 0
-    problems: list[str] = field(default_factory=list)
-    budget: dict[str, Any] | None = None
-    plan: dict[str, Any] | None = None
-    collector: dict[str, Any] | None = None
-    spool: dict[str, Any] | None = None
-    portal: Portal | None = None
-    last: dict[str, Any] | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
-        return {"v": 1, **{name: getattr(self, name) for name in Turn.__slots__}}
 
 
 def take_turn(state: State, world: World, asked: Asked) -> tuple[Turn, Settings]:
@@ -146,7 +105,7 @@ class _Taking:
         self.joined: Enrolled | None = None
         self.plan: SignedPlan | None = None
         self.quiet: tuple[Window, ...] = tuple((one.start_min, one.end_min) for one in settings.quiet_hours)
-        self.did_sync = False
+        self.syncing: Syncing | None = None
         self.household: Household | None = None
         turn.problems += self.kept.problems
 
@@ -158,7 +117,7 @@ class _Taking:
             held = self._find_plan() or self._wait() or self._consider()
         if held is not None:
             self.turn.outcome, self.turn.reason, self.turn.detail = held.outcome, held.reason, held.detail
-            if held.outcome == "waiting" and held.reason == "not_due" and self.did_sync:
+            if held.outcome == "waiting" and held.reason == "not_due" and self.syncing and self.syncing.did_something:
                 self.turn.outcome = "synced"
         self._tell(held)
 
@@ -197,71 +156,16 @@ class _Taking:
         if left.status == "pending":
             wait_ms = max(HOUR_MS, (left.retry_after_s or 0) * 1000)
             text = f"the wish to leave has not reached the collector ({left.detail}); it is sent again"
-            return Held("leaving", text, now_ms + self._about(wait_ms))
+            return Held("leaving", text, now_ms + about(self.world.rng, wait_ms))
         return Held("not_enrolled", "this device has left, and everything here was erased", now_ms + LONGEST_MS)
 
-    # -- sync ---------------------------------------------------------------------------------------------------
-
     def _sync(self) -> None:
-        """Plan, then spool. A collector that fails holds up nothing but itself."""
-        self._ask_plan()
-        self._upload()
-
-    def _upload(self) -> None:
-        joined = self.joined
-        if joined is None or not self.state.spool.entries():
+        if self.joined is None:
             return
-        sent = self.world.sync_spool(self.state, joined, self.clock.now_ms)
+        self.syncing = Syncing(self.state, self.world, self.kept, self.turn, self.joined)
+        self.syncing.ask_plan()
+        self.syncing.upload()
         self.clock = self.world.clock()
-        self.did_sync = self.did_sync or bool(sent.sessions)
-        if sent.damaged:
-            self.turn.problems.append(f"{sent.damaged} files of the spool could not be read and were set aside")
-        if sent.rejected:
-            codes = ", ".join(sorted(set(sent.rejected)))
-            self.turn.problems.append(f"the collector refused {len(sent.rejected)} sessions ({codes})")
-
-    def _ask_plan(self) -> None:
-        joined, now_ms = self.joined, self.clock.now_ms
-        if joined is None:
-            return
-        is_stored = plan_file(self.state).exists()
-        every_ms = PLAN_EVERY_MS if is_stored else NO_PLAN_EVERY_MS
-        if is_stored and now_ms < self.kept.plan_next_ms <= now_ms + 2 * every_ms:
-            return
-        if not is_stored and now_ms < self.kept.plan_next_ms <= now_ms + 2 * NO_PLAN_EVERY_MS:
-            return
-        standing = backoff.load(self.state.run).of(collector_name(joined.url))
-        if backoff.waits_until_ms(standing.pause, now_ms) is not None:
-            return
-        key = self.state.known_key()
-        if key is None:
-            self.turn.problems.append("this device's key is gone: join again with `evenlane probe enrol --again`")
-            return
-        found = self.world.renew_plan(self.state, joined, key, now_ms)
-        self.clock = self.world.clock()
-        self._note_plan(found, standing, is_stored)
-
-    def _note_plan(self, found: Fetched, standing: backoff.Standing, is_stored: bool) -> None:
-        now_ms = self.clock.now_ms
-        if found.status == "failed":
-            asked_ms = None if found.retry_after_s is None else found.retry_after_s * 1000
-            told = {"failure": found.failure or "http_error", "detail": found.detail}
-            standing = standing.failed(now_ms, self.world.rng, asked_ms=asked_ms, **told)
-        else:
-            standing = standing.answered(now_ms)
-            has_plan = is_stored or found.status == "new"
-            self.kept.plan_next_ms = now_ms + self._about(PLAN_EVERY_MS if has_plan else NO_PLAN_EVERY_MS)
-            self.did_sync = True
-        if found.status == "refused":
-            self.turn.problems.append(found.detail)
-        try:
-            backoff.save(self.state.run, standing)
-        except OSError as error:
-            self.turn.problems.append(f"how the collector stands cannot be written down ({error.strerror})")
-
-    def _about(self, ms: int) -> int:
-        """A quarter more or less, so that probes do not meet at the collector."""
-        return round(ms * self.world.rng.uniform(0.75, 1.25))
 
     # -- is a session due? --------------------------------------------------------------------------------------
 
@@ -281,7 +185,7 @@ class _Taking:
         except PlanError as error:
             known: dict[str, Reason] = {"expired": "plan_expired", "from_the_future": "clock"}
             if self.kept.plan_next_ms > now_ms + HOUR_MS:  # there may be a newer one since
-                self.kept.plan_next_ms = now_ms + self._about(HOUR_MS)
+                self.kept.plan_next_ms = now_ms + about(self.world.rng, HOUR_MS)
             return Held(known.get(error.reason, "no_plan"), f"the plan is not followed: {error}", now_ms + HOUR_MS)
         self.plan = found
         return None
@@ -479,7 +383,9 @@ class _Taking:
         self.kept.avoid = ""
         self.turn.outcome = "measured"
         self._draw(after_session=True)
-        self._upload()
+        if self.syncing is not None:
+            self.syncing.upload()
+            self.clock = self.world.clock()
         return None
 
     # -- telling ------------------------------------------------------------------------------------------------

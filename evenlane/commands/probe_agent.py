@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from probe.settings import Settings
     from probe.state import State
-    from probe.turn import Turn
+    from probe.told import Turn
 
 _COULD_NOT: Final = frozenset({"not_enrolled", "busy"})
 _GRACE_S: Final = 30

@@ -41,7 +41,8 @@ from probe.protocol.probe_role import ProbeSession
 from probe.runner import Ran, Request
 from probe.settings import Settings
 from probe.state import State
-from probe.turn import Asked, Turn, take_turn
+from probe.told import Turn
+from probe.turn import Asked, take_turn
 from probe.wire.envelope import Envelope, from_json, open_record, seal, to_json
 from probe.wire.messages import SessionRequest
 from probe.wire.records import Measurement, Plan, PlannedNettest, PlannedReflector

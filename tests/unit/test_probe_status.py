@@ -29,7 +29,7 @@ from probe.spend import Tally
 from probe.state import State
 from probe.status import Facts, document, gather, read, write
 from probe.textfile import render
-from probe.turn import Outcome, Reason
+from probe.told import Outcome, Reason
 from probe.wire.records import Portal
 
 NOW = 1_790_002_800_000
