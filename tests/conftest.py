@@ -16,7 +16,7 @@ settings.register_profile("fuzz", parent=settings.get_profile("default"), max_ex
 settings.load_profile("fuzz" if os.environ.get("EVENLANE_FUZZ") else "default")
 
 TESTS = Path(__file__).parent
-SERIAL_FOLDERS = {"lab", "services", "browser", "packaging", "bench"}
+SERIAL_FOLDERS = {"lab", "services", "browser", "bench"}
 SERIAL_MARKS = ("lab", "browser", "packaging")
 
 

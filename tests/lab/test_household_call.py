@@ -97,7 +97,7 @@ def call(stage: Stage, home: Any, seconds: float) -> list[subprocess.Popen[bytes
     return [start("caller", home), callee]
 
 
-@pytest.mark.parametrize("direction", ["down", "up"])
+@pytest.mark.parametrize("direction", ["down", pytest.param("up", marks=pytest.mark.slow)])
 def test_a_call_beside_a_session_is_not_disturbed(direction: str) -> None:
     with Stage([Scenario("home", LINE)], driver=robust.need("tun"), subscribers=1) as stage:
         stage.start_reflector()

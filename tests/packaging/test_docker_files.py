@@ -14,7 +14,6 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "deploy/docker"
-pytestmark = pytest.mark.packaging
 
 
 def options(*command):

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 COMMAND = Path(__file__).parents[2] / "deploy/openwrt/evenlane/files/router.py"
-pytestmark = pytest.mark.packaging
 
 
 @pytest.fixture

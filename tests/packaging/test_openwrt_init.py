@@ -21,7 +21,6 @@ from probe.settings import NAMES, read_settings
 
 FILES = Path(__file__).parents[2] / "deploy/openwrt/evenlane/files"
 INIT = FILES / "evenlane.init"
-pytestmark = pytest.mark.packaging
 
 STUBS = r"""
 # STUBS of what OpenWrt's rc.common, functions.sh and procd.sh give an init script; they only write down what they hear.

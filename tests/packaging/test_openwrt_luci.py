@@ -12,7 +12,6 @@ from probe.settings import NAMES
 
 APP = Path(__file__).parents[2] / "deploy/openwrt/luci-app-evenlane"
 VIEWS = APP / "htdocs/luci-static/resources/view/evenlane"
-pytestmark = pytest.mark.packaging
 
 LUCI = r"""
 // A STUB of LuCI: elements become plain objects, a form writes down its options. Like LuCI's own, E() takes a bare

@@ -15,7 +15,6 @@ from probe.reflector.listen import _KINDS as SOCKET_KINDS
 UNITS = Path(__file__).parents[2] / "deploy/systemd"
 SERVICES = sorted(UNITS.glob("*.service"))
 MOST_EXPOSURE = 2.0
-pytestmark = pytest.mark.packaging
 
 
 def read(path):

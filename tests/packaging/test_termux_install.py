@@ -12,7 +12,6 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "deploy/termux/install.sh"
 COLLECTOR = "https://collector.example.org"
-pytestmark = pytest.mark.packaging
 
 
 @pytest.fixture(params=["sh", "busybox ash"])
