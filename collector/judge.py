@@ -33,8 +33,8 @@ from probe.wire.envelope import encode as encode_key
 LATEST_MS: Final = 60_000
 """After so long past hours are written again even while more sessions wait."""
 COUNTED: Final = 3
-"""Goes up by one when more is counted of the same pairs (2: by coin, 3: doors that were not open, of the whole session),
-so that older files are judged again."""
+"""Goes up by one when more is counted of the same pairs (2: by coin, 3: doors that were not open during a session), so
+that older files are judged again."""
 MOST_CELLS: Final = 5000
 """Cells kept in memory between two steps."""
 

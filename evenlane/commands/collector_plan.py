@@ -208,7 +208,7 @@ def _tell(checked: _Checked, *, as_json: bool, more: dict[str, Any] | None = Non
     if cost is not None:
         print(
             f"a probe on a fast line, one app a session: at most {cost.session_mb:.0f} MB a session, about "
-            f"{cost.daily_mb:.0f} MB a day, {cost.monthly_mb:.0f} MB a month; where the budgets leave room, apps share one"
+            f"{cost.daily_mb:.0f} MB a day, {cost.monthly_mb:.0f} MB a month; with budget left, apps share one"
         )
     if checked.plan is not None and checked.plan.weights:
         print("note: this collector judges by its bundled weights; those of the plan are published only")
