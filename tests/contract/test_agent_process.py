@@ -43,7 +43,7 @@ class Running:
         argv = [sys.executable, "-I", "-S", str(agent), "--run", str(directory / "run"), *watched, *options, "--"]
         self.process = subprocess.Popen([*argv, sys.executable, "-I", "-S", str(child)], stderr=self.log.open("w"))
 
-    def lines(self, wanted: str, count: int = 1, within_s: float = 30.0) -> list[str]:
+    def lines(self, wanted: str, count: int = 1, within_s: float = 120.0) -> list[str]:
         """Log lines with this text, as soon as there are so many."""
         end = time.monotonic() + within_s
         while time.monotonic() < end:
@@ -64,7 +64,7 @@ class Running:
         return len(path.read_text()) if path.exists() else 0
 
     def wait_turns(self, count: int) -> None:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while self.turns() < count:
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.02)
@@ -86,8 +86,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process ended, within 5 s; a zombie waits for init to see it and counts."""
-    end = time.monotonic() + 5
+    """Whether a process ended, within a minute; a zombie waits for init to see it and counts."""
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         try:
             if Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "Z":
@@ -104,8 +104,11 @@ LATER = COUNT + "print('told fine'); print('next', int(time.time() * 1000) + 360
 
 
 def test_it_stays_small_after_many_children(start: Start) -> None:
-    agent = start(SOON.replace("int(time.time() * 1000)", "int(time.time() * 1000) + 120"))
-    agent.wait_turns(40)
+    agent = start(LATER)
+    for turn in range(1, 41):
+        agent.lines("fine", turn)  # the turn is over, so that the next call is one more turn
+        agent.process.send_signal(signal.SIGHUP)
+    agent.wait_turns(41)
     rss = agent.rss_mb()
     print(f"\nagent after {agent.turns()} children: {rss:.1f} MB RSS")
     assert rss <= MOST_MB
