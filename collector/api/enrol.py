@@ -28,13 +28,20 @@ Answer = Callable[[web.Request, Wish], Awaitable[web.Response]]
 VERSION: Final = 1
 SMALL_BYTES: Final = 64 * 1024 * 1024
 """A store up to this size is written anew at once when a probe leaves; a larger one within a day."""
+SCRUB_EVERY_MS: Final = 10 * 60_000
+"""No oftener at once: else whoever joins and leaves by turns would keep everybody's uploads waiting."""
 HOUSEKEEPING_S: Final = 3600.0
 DELETED_FOR_MS: Final = 20 * 3_600_000
 """So that what was deleted is gone from the disk within a day, and the store is written anew once a day at most."""
 
 
+_SCRUBBED: Final[web.AppKey[list[int]]] = web.AppKey("SCRUBBED")
+"""When the store was last written anew because of a leave (Unix ms)."""
+
+
 def setup(app: web.Application) -> None:
     """Add the doors."""
+    app[_SCRUBBED] = [0]
     app.router.add_get("/v1/about", _about)
     app.router.add_get("/v1/plan", _plan)
     app.router.add_post("/v1/enrol", _door("enrolment", _enrol))
@@ -114,7 +121,10 @@ async def _leave(request: web.Request, wish: Wish) -> web.Response:
     found = await asyncio.shield(request.app[WORKER].leave(wish))
     if found is not None:
         return refused(found)
-    await _scrub(request.app, SMALL_BYTES)
+    last, now_ms = request.app[_SCRUBBED], request.app[CLOCK]()
+    if abs(now_ms - last[0]) >= SCRUB_EVERY_MS:
+        last[0] = now_ms
+        await _scrub(request.app, SMALL_BYTES)
     return web.json_response({"status": "left"})
 
 

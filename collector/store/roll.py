@@ -99,9 +99,10 @@ class SqliteRoll:
                 "INSERT INTO meta (name, value) VALUES ('left', '1')"
                 " ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + 1"
             )
+            told = (DELETED, str(departed.left_ms))
+            self._db.execute("INSERT OR IGNORE INTO meta (name, value) VALUES (?, ?)", told)
         elif self._db.execute("SELECT count(*) FROM departed").fetchone()[0] >= MOST_MARKS:
             return  # strangers who leave are no reason to fill the disk
-        self._db.execute("INSERT OR IGNORE INTO meta (name, value) VALUES (?, ?)", (DELETED, str(departed.left_ms)))
         self._db.execute(
             "INSERT OR REPLACE INTO departed (mark, at_ms, left_ms, pseudonym) VALUES (?, ?, ?, ?)",
             (self.mark(probe), departed.at_ms, departed.left_ms, departed.pseudonym),

@@ -91,6 +91,7 @@ async def test_what_had_not_been_judged_is_judged_as_if_nobody_had_left(tmp_path
             if leaves:  # two of them, because those without any network would be one
                 for who in (1, 2):
                     await site.leave(site.probes[who])
+                    assert site.app[STORE].scrub()  # at once for the first of them, else within a day
                     assert site.on_disk(site.probes[who]) == []
             worker.start()
             await site.judged()
@@ -198,6 +199,7 @@ async def test_who_comes_back_is_somebody_new(site):
     assert await site.upload(*old.started) == [(200, "duplicate")] * 2
     assert await site.public() == public
     await site.rejudged()
+    assert site.app[STORE].scrub()  # the second time within a day
     assert site.on_disk(site.probes[0]) == []
     counts = next(cell for cell in site.app[STORE].cells() if cell.key == before.key)
     assert (counts.probes, counts.pairs, counts.lost_pairs) == (after.probes, after.pairs, after.lost_pairs)
@@ -381,3 +383,25 @@ async def test_killed_in_the_middle_it_is_done_or_not_begun(tmp_path, where, don
             assert site.on_disk(site.probes[2]) == []
         await site.rejudged()
         assert await site.public() == before
+
+
+async def test_who_joins_and_leaves_by_turns_keeps_nobody_waiting(site, monkeypatch):
+    """Writing the file anew holds up every upload: once in ten minutes at most, and never for strangers."""
+    written = []
+    scrub = site.app[STORE].scrub
+    monkeypatch.setattr(site.app[STORE], "scrub", lambda most=None: written.append(most) or scrub(most))
+    for _ in range(3):
+        await site.enrol()
+        assert (await site.leave())[0] == 200
+        site.clock[0] += 1000
+    assert len(written) == 1
+    assert site.app[STORE].roll(lambda roll: roll.deleted_ms()).result() is not None, "it is still to be done"
+    site.clock[0] += 10 * 60_000
+    await site.enrol()
+    assert (await site.leave())[0] == 200
+    assert len(written) == 2
+    assert site.app[STORE].roll(lambda roll: roll.deleted_ms()).result() is None
+    for stranger in site.probes:
+        site.clock[0] += 10 * 60_000
+        assert (await site.leave(stranger))[0] == 200
+        assert site.app[STORE].roll(lambda roll: roll.deleted_ms()).result() is None
